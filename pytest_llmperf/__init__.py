@@ -1,0 +1,103 @@
+"""Speed and memory of language models as something a test can assert and a pull request can break.
+
+    from pytest_llmperf import llm_perf, ttft_ms, tpot_ms
+
+    @llm_perf(ttft_ms < 50, tpot_ms < 8, model="gpt2", prompt_tokens=512, output_tokens=128)
+    def test_chat_turn(llm):
+        llm.measure()
+
+Names are loaded when they are first used: a run without tests that measure pays for none of them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pytest_llmperf.limits import Expression
+    from pytest_llmperf.mark import llm_perf
+    from pytest_llmperf.model import Measurement, Workload
+    from pytest_llmperf.session import Llm
+    from pytest_llmperf.targets import random_weights, stream
+
+    activations_mib: Expression
+    cold_ttft_ms: Expression
+    detokenize_ms: Expression
+    itl_ms: Expression
+    kv_cache_mib: Expression
+    latency_ms: Expression
+    leak_mib: Expression
+    load_s: Expression
+    output_tokens_per_s: Expression
+    peak_memory_mib: Expression
+    peak_reserved_mib: Expression
+    peak_rss_mib: Expression
+    prefill_ms: Expression
+    process_gpu_mib: Expression
+    tokenize_ms: Expression
+    total_tokens_per_s: Expression
+    tpot_ms: Expression
+    ttft_ms: Expression
+    weights_mib: Expression
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Llm",
+    "Measurement",
+    "Workload",
+    "activations_mib",
+    "cold_ttft_ms",
+    "detokenize_ms",
+    "itl_ms",
+    "kv_cache_mib",
+    "latency_ms",
+    "leak_mib",
+    "llm_perf",
+    "load_s",
+    "output_tokens_per_s",
+    "peak_memory_mib",
+    "peak_reserved_mib",
+    "peak_rss_mib",
+    "prefill_ms",
+    "process_gpu_mib",
+    "random_weights",
+    "stream",
+    "tokenize_ms",
+    "total_tokens_per_s",
+    "tpot_ms",
+    "ttft_ms",
+    "weights_mib",
+]
+
+_HOMES = {
+    "Llm": "session",
+    "Measurement": "model",
+    "Workload": "model",
+    "llm_perf": "mark",
+    "random_weights": "targets",
+    "stream": "targets",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name.startswith("__"):
+        raise AttributeError(name)
+    import importlib
+
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"pytest_llmperf.{_HOMES[name]}"), name)
+    limits = importlib.import_module("pytest_llmperf.limits")
+    if name in limits.EXPRESSIONS:
+        return limits.EXPRESSIONS[name]
+    from pytest_llmperf.errors import nearest
+
+    near = nearest(name, __all__)
+    if near is not None:
+        # `from … import` turns an AttributeError into its own text, and the hint would be lost.
+        raise ImportError(f"cannot import name {name!r} from 'pytest_llmperf'; did you mean {near!r}?", name=name)
+    raise AttributeError(f"module 'pytest_llmperf' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,48 @@
+"""The mark `llm_perf`: its one signature, for type checkers, for help, and for the check of its keywords."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from pytest_llmperf.model import Limit, Tolerance, Workload
+
+
+def _llm_perf(
+    *limits: Limit | Tolerance | str,
+    model: Any = None,
+    prompt_tokens: int = 128,
+    output_tokens: int = 32,
+    batch_size: int = 1,
+    concurrency: int = 1,
+    prompt: str | None = None,
+    workload: Workload | str | None = None,
+    dtype: Any = None,
+    device: str | None = None,
+    threads: int | str | None = None,
+    tolerance: float | str = 0.05,
+    rounds: int | None = None,
+    load: Mapping[str, Any] | None = None,
+) -> pytest.MarkDecorator:
+    """measure a language model and fail where a limit is broken, as in @llm_perf(ttft_ms < 50, model="gpt2")"""
+    raise NotImplementedError  # only its signature is used
+
+
+SIGNATURE = inspect.signature(_llm_perf)
+KEYWORDS = tuple(name for name in SIGNATURE.parameters if name != "limits")
+
+if TYPE_CHECKING:
+    llm_perf = _llm_perf
+else:
+    llm_perf = pytest.mark.llm_perf
+
+
+def marker_help() -> str:
+    """The line of `pytest --markers`."""
+    parameters = [parameter.replace(annotation=parameter.empty) for parameter in SIGNATURE.parameters.values()]
+    shown = SIGNATURE.replace(parameters=parameters, return_annotation=SIGNATURE.empty)
+    return f"llm_perf{shown}: {_llm_perf.__doc__}"

@@ -1,0 +1,91 @@
+"""Measuring one workload on one target: warm up, take rounds, then look at memory apart from them."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from pytest_llmperf import metrics
+from pytest_llmperf.measure.memory import memory_pass, peak_rss
+from pytest_llmperf.measure.quiet import collector_quiet, torch_threads
+from pytest_llmperf.measure.rounds import Effort, Need, take, warm_up
+from pytest_llmperf.model import Environment, Measurement, Memory, Round, Unknown, Workload
+from pytest_llmperf.targets import Request, Target
+
+__all__ = ["Effort", "Need", "collector_quiet", "measure", "torch_threads"]
+
+Progress = Callable[[str], None]
+
+
+def measure(
+    target: Target,
+    workload: Workload,
+    effort: Effort,
+    *,
+    load: float | Unknown = Measurement.load,
+    environment: Environment = Measurement.environment,
+    look: Callable[[Sequence[Round]], Need] = lambda rounds: Need.NOTHING,
+    progress: Progress = lambda stage: None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Measurement:
+    """All rounds of one workload on one target, with memory.
+
+    Args:
+        load: seconds the load took, where it was made for this measurement; then the first request is cold.
+        look: asked now and then whether the rounds so far suffice.
+        progress: told each stage in a few words.
+    """
+    requests = _requests(target, workload)
+
+    def serve() -> Round:
+        request = next(requests)
+        target.device.synchronize()
+        with collector_quiet():
+            return Round((target.run(request, clock),))
+
+    with torch_threads(effort.threads):
+        if effort.smoke:
+            rounds, warm, memory = [serve()], [], Memory()
+        else:
+            progress("warming up")
+            with peak_rss() as rss:
+                warm = warm_up(serve, effort, clock)
+            rounds = take(_counted(serve, effort, progress), effort, look, clock)
+            progress("measuring memory")
+            memory = memory_pass(target, next(requests), clock, twice=2 * rounds[-1].wall < effort.max_time)
+            memory = dataclasses.replace(memory, peak_rss=rss.value)
+    fresh = not isinstance(load, Unknown)
+    return metrics.summarize(
+        Measurement(
+            target=target.id,
+            workload=_as_served(workload, rounds),
+            rounds=tuple(rounds),
+            memory=memory,
+            load=load,
+            cold=(*warm, *rounds)[0].traces[0] if fresh else Measurement.cold,
+            environment=environment,
+        )
+    )
+
+
+def _requests(target: Target, workload: Workload) -> Iterator[Request]:
+    """Endlessly many requests, each with a prompt of its own, the same ones in every session."""
+    return (target.request(workload, seed) for seed in itertools.count(1))
+
+
+def _counted(serve: Callable[[], Round], effort: Effort, progress: Progress) -> Callable[[], Round]:
+    numbers = itertools.count(1)
+    of = f" of {effort.rounds}" if effort.rounds else ""
+
+    def serve_and_tell() -> Round:
+        progress(f"round {next(numbers)}{of}")
+        return serve()
+
+    return serve_and_tell
+
+
+def _as_served(workload: Workload, rounds: Sequence[Round]) -> Workload:
+    """With the prompt tokens that were really sent: a text's length is the tokenizer's to say."""
+    return dataclasses.replace(workload, prompt_tokens=rounds[0].traces[0].prompt_tokens)

@@ -1,0 +1,79 @@
+"""When to stop warming up, and when enough rounds have been taken."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from pytest_llmperf.model import Round
+
+MIN_ROUNDS = 3
+MOST_WARM_UPS = 10
+STEADY = 0.95
+"""A warm-up round this close to the fastest before it, or slower, has nothing left to gain."""
+PATIENCE_FOR_TAILS_S = 60.0
+"""How long rounds go on for a percentile that the sample cannot support yet."""
+
+
+class Need(Enum):
+    """What a look at the rounds so far asks for."""
+
+    NOTHING = auto()
+    PRECISION = auto()
+    """An interval is too wide, or straddles a limit."""
+    SAMPLES = auto()
+    """A percentile has too few samples to exist."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much work a measurement may be.
+
+    Args:
+        rounds: exactly so many timed rounds; None takes as many as are needed.
+        max_time: seconds for the timed rounds; warm-up and memory together take at most as much again.
+        threads: CPU threads of torch while measuring; None leaves them.
+        smoke: one round, and nothing else.
+    """
+
+    rounds: int | None = None
+    max_time: float = 10.0
+    threads: int | None = 1
+    smoke: bool = False
+
+
+def warm_up(serve: Callable[[], Round], effort: Effort, clock: Callable[[], float]) -> list[Round]:
+    """Full rounds until the last is no faster than those before, at most ten or half the time budget."""
+    started = clock()
+    rounds = [serve()]
+    while len(rounds) < MOST_WARM_UPS and clock() - started < effort.max_time / 2:
+        rounds.append(serve())
+        if rounds[-1].wall >= STEADY * min(earlier.wall for earlier in rounds[:-1]):
+            break
+    return rounds
+
+
+def take(
+    serve: Callable[[], Round],
+    effort: Effort,
+    look: Callable[[Sequence[Round]], Need],
+    clock: Callable[[], float],
+) -> list[Round]:
+    """Rounds until a look needs nothing more or time is up; looks come at 3, 5, 8, 12, 18 … rounds."""
+    started = clock()
+    rounds: list[Round] = []
+    next_look = MIN_ROUNDS
+    while effort.rounds is None or len(rounds) < effort.rounds:
+        rounds.append(serve())
+        elapsed = clock() - started
+        late = elapsed >= effort.max_time and len(rounds) >= MIN_ROUNDS
+        if effort.rounds is not None or not (late or len(rounds) >= next_look):
+            continue
+        next_look = math.ceil(len(rounds) * 1.5)
+        need = look(rounds)
+        patience = max(effort.max_time, PATIENCE_FOR_TAILS_S) if need is Need.SAMPLES else effort.max_time
+        if need is Need.NOTHING or elapsed >= patience:
+            break
+    return rounds

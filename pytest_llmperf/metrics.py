@@ -1,0 +1,349 @@
+"""The catalogue: every metric, defined once.
+
+N is the number of output tokens per sequence, t_k the arrival of token k on the host and t_0 the moment
+the request was sent. Direction, unit and kind are data here and are inferred nowhere.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from types import MappingProxyType
+
+from pytest_llmperf.model import Measurement, Round, Sample, Trace, Unknown
+from pytest_llmperf.units import mebibytes, milliseconds
+
+Values = Sequence[float] | Unknown
+
+
+class Kind(str, Enum):
+    """How a metric is compared."""
+
+    TIMED = "timed"
+    """Noisy: judged statistically."""
+    COUNTED = "counted"
+    """Exact: equal or not."""
+    MEMORY = "memory"
+    """Within a small fixed tolerance."""
+    REPORT = "report"
+    """May carry a limit; never compared."""
+
+
+class Better(str, Enum):
+    LOWER = "lower"
+    HIGHER = "higher"
+
+
+class Per(str, Enum):
+    """What one sample of the metric stands for."""
+
+    REQUEST = "request"
+    GAP = "gap"
+    ROUND = "round"
+    MEASUREMENT = "measurement"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One entry of the catalogue.
+
+    Args:
+        read: the metric's values in `unit`, grouped by round, or why there are none.
+        gates: whether it is compared with a baseline without being asked to.
+        source: where the definition comes from.
+    """
+
+    name: str
+    unit: str
+    kind: Kind
+    per: Per
+    definition: str
+    source: str
+    read: Callable[[Measurement], Sequence[Values] | Unknown]
+    better: Better = Better.LOWER
+    gates: bool = False
+
+
+def summarize(measurement: Measurement) -> Measurement:
+    """The same measurement with every metric of the catalogue computed."""
+    samples = {metric.name: _sample(metric.read(measurement)) for metric in CATALOGUE.values()}
+    return dataclasses.replace(measurement, samples=samples)
+
+
+def _sample(by_round: Sequence[Values] | Unknown) -> Sample | Unknown:
+    if isinstance(by_round, Unknown):
+        return by_round
+    known = [values for values in by_round if not isinstance(values, Unknown)]
+    unknown = [values for values in by_round if isinstance(values, Unknown)]
+    if unknown or not any(known):
+        return unknown[0] if unknown else Unknown("no round was taken")
+    return Sample(known)
+
+
+def _per_request(read: Callable[[Trace], float | Unknown]) -> Callable[[Measurement], list[Values]]:
+    def one_round(taken: Round) -> Values:
+        values = [read(trace) for trace in taken.traces]
+        known = [value for value in values if not isinstance(value, Unknown)]
+        return next((value for value in values if isinstance(value, Unknown)), None) or known
+
+    return lambda measurement: [one_round(taken) for taken in measurement.rounds]
+
+
+def _per_round(read: Callable[[Round], Values]) -> Callable[[Measurement], list[Values]]:
+    return lambda measurement: [read(taken) for taken in measurement.rounds]
+
+
+def _once(read: Callable[[Measurement], float | Unknown]) -> Callable[[Measurement], Sequence[Values] | Unknown]:
+    def values(measurement: Measurement) -> Sequence[Values] | Unknown:
+        value = read(measurement)
+        return value if isinstance(value, Unknown) else [[value]]
+
+    return values
+
+
+def _ms(seconds: float | Unknown) -> float | Unknown:
+    return seconds if isinstance(seconds, Unknown) else milliseconds(seconds)
+
+
+def _mib(count: int | Unknown) -> float | Unknown:
+    return count if isinstance(count, Unknown) else mebibytes(count)
+
+
+def _ttft(trace: Trace) -> float:
+    return trace.arrivals[0] - trace.sent
+
+
+def _tpot(trace: Trace) -> float | Unknown:
+    if trace.output_tokens < 2:
+        return Unknown("time per output token needs at least 2 output tokens")
+    return (trace.arrivals[-1] - trace.arrivals[0]) / (trace.output_tokens - 1)
+
+
+def _latency(trace: Trace) -> float:
+    return trace.arrivals[-1] - trace.sent
+
+
+def _itl(taken: Round) -> Values:
+    gaps = [milliseconds(gap) for trace in taken.traces for gap in trace.gaps]
+    return gaps or Unknown("inter-token latency needs at least 2 output tokens")
+
+
+def _output_rate(taken: Round) -> Values:
+    return [sum(trace.sequences * trace.output_tokens for trace in taken.traces) / taken.wall]
+
+
+def _total_rate(taken: Round) -> Values:
+    tokens = sum(trace.sequences * (trace.prompt_tokens + trace.output_tokens) for trace in taken.traces)
+    return [tokens / taken.wall]
+
+
+def _cold_ttft(measurement: Measurement) -> float | Unknown:
+    cold = measurement.cold
+    return cold if isinstance(cold, Unknown) else milliseconds(_ttft(cold))
+
+
+def _peak(measurement: Measurement) -> float | Unknown:
+    return _mib(_plus(measurement.memory.weights, measurement.memory.peak_growth))
+
+
+def _activations(measurement: Measurement) -> float | Unknown:
+    memory = measurement.memory
+    if isinstance(memory.kv_cache, Unknown):
+        return memory.kv_cache
+    return _mib(_plus(memory.peak_growth, -memory.kv_cache))
+
+
+def _plus(one: int | Unknown, other: int | Unknown) -> int | Unknown:
+    if isinstance(one, Unknown):
+        return one
+    return other if isinstance(other, Unknown) else one + other
+
+
+_FIELD = "inference-perf docs/metrics.md"
+_MLPERF = "inference-perf reportgen/base.py; MLPerf loadgen/logging.cc"
+_MEMORY = "optimum-benchmark: allocated, reserved, process and device are four numbers"
+
+_METRICS = (
+    Metric(
+        "ttft_ms",
+        "ms",
+        Kind.TIMED,
+        Per.REQUEST,
+        "time to first token, t_1 − t_0: queueing, prefill, first token selected and on the host",
+        _FIELD,
+        _per_request(lambda trace: _ms(_ttft(trace))),
+        gates=True,
+    ),
+    Metric(
+        "tpot_ms",
+        "ms",
+        Kind.TIMED,
+        Per.REQUEST,
+        "time per output token, (t_N − t_1)/(N − 1); unknown for N = 1",
+        _MLPERF,
+        _per_request(lambda trace: _ms(_tpot(trace))),
+        gates=True,
+    ),
+    Metric(
+        "itl_ms",
+        "ms",
+        Kind.TIMED,
+        Per.GAP,
+        "inter-token latency, the single gaps t_k − t_(k−1) for k ≥ 2, pooled over requests",
+        "vLLM benchmarks/serve",
+        _per_round(_itl),
+    ),
+    Metric(
+        "latency_ms",
+        "ms",
+        Kind.TIMED,
+        Per.REQUEST,
+        "t_N − t_0, which is ttft + tpot·(N − 1); ends at the last token",
+        _FIELD,
+        _per_request(lambda trace: _ms(_latency(trace))),
+    ),
+    Metric(
+        "prefill_ms",
+        "ms",
+        Kind.TIMED,
+        Per.REQUEST,
+        "the forward pass over the prompt: device time by CUDA events, host time on CPU",
+        "optimum-benchmark prefill",
+        _per_request(lambda trace: _ms(trace.prefill)),
+    ),
+    Metric(
+        "tokenize_ms",
+        "ms",
+        Kind.TIMED,
+        Per.REQUEST,
+        "text → ids; outside ttft and latency",
+        "llama-bench README",
+        _per_request(lambda trace: _ms(trace.tokenize)),
+    ),
+    Metric(
+        "detokenize_ms",
+        "ms",
+        Kind.TIMED,
+        Per.REQUEST,
+        "ids → text after the last token; outside latency",
+        "llama-bench README",
+        _per_request(lambda trace: _ms(trace.detokenize)),
+    ),
+    Metric(
+        "output_tokens_per_s",
+        "tokens/s",
+        Kind.TIMED,
+        Per.ROUND,
+        "output tokens of all requests / time from the first request sent to the last token",
+        _FIELD,
+        _per_round(_output_rate),
+        Better.HIGHER,
+    ),
+    Metric(
+        "total_tokens_per_s",
+        "tokens/s",
+        Kind.TIMED,
+        Per.ROUND,
+        "prompt and output tokens of all requests / time from the first request sent to the last token",
+        _FIELD,
+        _per_round(_total_rate),
+        Better.HIGHER,
+    ),
+    Metric(
+        "load_s",
+        "s",
+        Kind.REPORT,
+        Per.MEASUREMENT,
+        "loading the model; unknown where it came from the session's cache",
+        "optimum-benchmark load",
+        _once(lambda measurement: measurement.load),
+    ),
+    Metric(
+        "cold_ttft_ms",
+        "ms",
+        Kind.REPORT,
+        Per.MEASUREMENT,
+        "ttft of the very first request after the load; unknown where it came from the session's cache",
+        "llama.cpp #21282",
+        _once(_cold_ttft),
+    ),
+    Metric(
+        "peak_memory_mib",
+        "MiB",
+        Kind.MEMORY,
+        Per.MEASUREMENT,
+        "weights + (peak of live tensor bytes on the model's device while serving − bytes alive before)",
+        _MEMORY,
+        _once(_peak),
+        gates=True,
+    ),
+    Metric(
+        "weights_mib",
+        "MiB",
+        Kind.COUNTED,
+        Per.MEASUREMENT,
+        "parameters and buffers, each storage once",
+        _MEMORY,
+        _once(lambda measurement: _mib(measurement.memory.weights)),
+        gates=True,
+    ),
+    Metric(
+        "kv_cache_mib",
+        "MiB",
+        Kind.COUNTED,
+        Per.MEASUREMENT,
+        "tensors of the cache after the last token, each storage once",
+        _MEMORY,
+        _once(lambda measurement: _mib(measurement.memory.kv_cache)),
+        gates=True,
+    ),
+    Metric(
+        "activations_mib",
+        "MiB",
+        Kind.MEMORY,
+        Per.MEASUREMENT,
+        "the rest of the peak: peak_memory_mib − weights_mib − kv_cache_mib",
+        _MEMORY,
+        _once(_activations),
+    ),
+    Metric(
+        "leak_mib",
+        "MiB",
+        Kind.MEMORY,
+        Per.MEASUREMENT,
+        "live tensor bytes that one more call leaves behind",
+        "difference of live bytes around the second call of the memory pass",
+        _once(lambda measurement: _mib(measurement.memory.leaked_per_call)),
+    ),
+    Metric(
+        "peak_reserved_mib",
+        "MiB",
+        Kind.REPORT,
+        Per.MEASUREMENT,
+        "peak that the device's caching allocator reserved, other cached targets included",
+        _MEMORY,
+        _once(lambda measurement: _mib(measurement.memory.reserved)),
+    ),
+    Metric(
+        "process_gpu_mib",
+        "MiB",
+        Kind.REPORT,
+        Per.MEASUREMENT,
+        "GPU memory of this process by NVML, context and libraries included",
+        _MEMORY,
+        _once(lambda measurement: _mib(measurement.memory.process_gpu)),
+    ),
+    Metric(
+        "peak_rss_mib",
+        "MiB",
+        Kind.REPORT,
+        Per.MEASUREMENT,
+        "peak resident set of this process while serving, everything loaded included",
+        "Linux: /proc/self/clear_refs and VmHWM; elsewhere sampled",
+        _once(lambda measurement: _mib(measurement.memory.peak_rss)),
+    ),
+)
+
+CATALOGUE: Mapping[str, Metric] = MappingProxyType({metric.name: metric for metric in _METRICS})

@@ -1,0 +1,386 @@
+"""The domain: what was asked, what was seen, what was concluded. Frozen, and silent about itself.
+
+Time is in seconds of one monotonic clock, memory in bytes; only metrics carry other units.
+A value that could not be had is an `Unknown` with its reason, never 0 and never a bare None.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import operator
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, NoReturn
+
+from pytest_llmperf.errors import UsageError
+
+STATISTICS = ("median", "mean", "min", "max", "p50", "p90", "p95", "p99")
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """Stands where a number could not be had."""
+
+    reason: str
+
+    def __bool__(self) -> bool:
+        return False
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is asked of a target.
+
+    Args:
+        prompt_tokens: length of each prompt in tokens; with `prompt` it is what the tokenizer makes of the text.
+        output_tokens: tokens generated per sequence, exactly.
+        batch_size: sequences generated together, in lockstep.
+        concurrency: requests in flight at once; served targets only.
+        prompt: text to send instead of random token ids, which measures tokenization too.
+
+    Raises:
+        UsageError: a size that is not a positive whole number, or an empty prompt.
+    """
+
+    prompt_tokens: int = 128
+    output_tokens: int = 32
+    batch_size: int = 1
+    concurrency: int = 1
+    prompt: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("prompt_tokens", "output_tokens", "batch_size", "concurrency"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise UsageError(f"{name}={value!r}: expected a whole number of at least 1")
+        if self.prompt is not None and (not isinstance(self.prompt, str) or not self.prompt):
+            raise UsageError(f"prompt={self.prompt!r}: expected text of at least one character")
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The timestamps of one request. The sequences of a batch move in lockstep and share one trace.
+
+    Args:
+        sent: when the token ids were handed to the target.
+        arrivals: when each output token, or chunk of tokens, was on the host; ascending.
+        prompt_tokens: per sequence.
+        counts: tokens in each arrival; empty means one each.
+        sequences: sequences that moved together (the batch size).
+        prefill: seconds of the forward pass over the prompt, device time where there is a device.
+        tokenize: seconds of text → ids, before `sent`.
+        detokenize: seconds of ids → text, after the last arrival.
+        device_arrivals: on accelerators, when each token was chosen on the device, in seconds after prefill began.
+    """
+
+    sent: float
+    arrivals: tuple[float, ...]
+    prompt_tokens: int
+    counts: tuple[int, ...] = ()
+    sequences: int = 1
+    prefill: float | Unknown = Unknown("the target does not show where prefill ends")
+    tokenize: float | Unknown = Unknown("the prompt was token ids; prompt= measures tokenization")
+    detokenize: float | Unknown = Unknown("the target has no tokenizer")
+    device_arrivals: tuple[float, ...] = ()
+
+    @property
+    def output_tokens(self) -> int:
+        """Tokens generated per sequence (N)."""
+        return sum(self.counts) if self.counts else len(self.arrivals)
+
+    @property
+    def gaps(self) -> tuple[float, ...]:
+        """Seconds between consecutive arrivals (k ≥ 2)."""
+        return tuple(later - earlier for earlier, later in zip(self.arrivals, self.arrivals[1:], strict=False))
+
+
+@dataclass(frozen=True)
+class Round:
+    """One execution of the workload: a batch, or all requests at a concurrency."""
+
+    traces: tuple[Trace, ...]
+
+    @property
+    def wall(self) -> float:
+        """Seconds from the first request sent to the last token."""
+        return max(t.arrivals[-1] for t in self.traces) - min(t.sent for t in self.traces)
+
+
+_NO_MEMORY_PASS = Unknown("memory was not measured")
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What the memory pass saw, in bytes.
+
+    Args:
+        weights: parameters and buffers, each storage once.
+        kv_cache: tensors of the cache after the last token.
+        peak_growth: peak of live tensor bytes on the model's device while serving, less those alive before.
+        leaked_per_call: live tensor bytes that a call leaves behind, once caches are filled.
+        reserved: the device allocator's peak reserved bytes.
+        process_gpu: bytes NVML attributes to this process.
+        peak_rss: peak resident set of this process while serving.
+    """
+
+    weights: int | Unknown = _NO_MEMORY_PASS
+    kv_cache: int | Unknown = _NO_MEMORY_PASS
+    peak_growth: int | Unknown = _NO_MEMORY_PASS
+    leaked_per_call: int | Unknown = _NO_MEMORY_PASS
+    reserved: int | Unknown = _NO_MEMORY_PASS
+    process_gpu: int | Unknown = _NO_MEMORY_PASS
+    peak_rss: int | Unknown = _NO_MEMORY_PASS
+
+
+@dataclass(frozen=True)
+class Environment:
+    """The machine and the software a measurement was made on."""
+
+    device: str = "unknown"
+    """`cpu`, `cuda:0`, …"""
+    device_name: str = "unknown"
+    """`NVIDIA H200`, or the processor's name and cores."""
+    dtype: str = "unknown"
+    threads: int | None = None
+    """CPU threads of torch while measuring."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+class Sample(float):
+    """The values of one metric; as a number, their median.
+
+    `by_round` keeps which values came from the same round, since those are not independent.
+    """
+
+    __slots__ = ("by_round",)
+    by_round: tuple[tuple[float, ...], ...]
+
+    def __new__(cls, by_round: Sequence[Sequence[float]]) -> Sample:
+        sample = super().__new__(cls, statistics.median(value for values in by_round for value in values))
+        sample.by_round = tuple(tuple(values) for values in by_round)
+        return sample
+
+    def __getnewargs__(self) -> tuple[Any]:
+        return (self.by_round,)
+
+    @property
+    def samples(self) -> tuple[float, ...]:
+        return tuple(value for values in self.by_round for value in values)
+
+    @property
+    def median(self) -> float:
+        return float(self)
+
+    p50 = median
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.samples)
+
+    @property
+    def min(self) -> float:
+        return min(self.samples)
+
+    @property
+    def max(self) -> float:
+        return max(self.samples)
+
+    @property
+    def p90(self) -> float:
+        return quantile(self.samples, 0.90)
+
+    @property
+    def p95(self) -> float:
+        return quantile(self.samples, 0.95)
+
+    @property
+    def p99(self) -> float:
+        return quantile(self.samples, 0.99)
+
+    def statistic(self, name: str) -> float:
+        """The statistic named in `STATISTICS`."""
+        return float(getattr(self, name))
+
+
+def quantile(samples: Sequence[float], q: float) -> float:
+    """The q-quantile, linear between order statistics (type 7 of Hyndman & Fan 1996, numpy's default)."""
+    ordered = sorted(samples)
+    position = q * (len(ordered) - 1)
+    below = math.floor(position)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (ordered[above] - ordered[below]) * (position - below)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """All rounds of one workload on one target, with memory and environment.
+
+    Answers by metric name: `m.tpot_ms` is a `Sample` (usable as its median), or None where it is
+    unknown, and then `m.unknown["tpot_ms"]` says why.
+    """
+
+    target: str
+    workload: Workload
+    rounds: tuple[Round, ...]
+    memory: Memory = Memory()
+    load: float | Unknown = Unknown("the target was not loaded for this measurement")
+    cold: Trace | Unknown = Unknown("the target had served requests before")
+    environment: Environment = Environment()
+    samples: Mapping[str, Sample | Unknown] = field(default_factory=dict)
+
+    def __getattr__(self, name: str) -> Sample | None:
+        if name.startswith("_") or name not in self.samples:
+            raise AttributeError(f"a Measurement has no {name!r}; its metrics are {', '.join(self.samples)}")
+        value = self.samples[name]
+        return value if isinstance(value, Sample) else None
+
+    @property
+    def traces(self) -> tuple[Trace, ...]:
+        return tuple(trace for single in self.rounds for trace in single.traces)
+
+    @property
+    def unknown(self) -> Mapping[str, str]:
+        """Metric name → why it could not be had."""
+        return {name: value.reason for name, value in self.samples.items() if isinstance(value, Unknown)}
+
+    def to_json(self) -> str:
+        """Everything seen, as JSON: metrics in their units, rounds in seconds, memory in bytes."""
+        record = plain(dataclasses.replace(self, samples={}))
+        del record["samples"]
+        known = {name: value for name, value in self.samples.items() if isinstance(value, Sample)}
+        record["metrics"] = {name: {"median": s.median, "samples": s.samples} for name, s in known.items()}
+        record["unknown"] = dict(self.unknown)
+        return json.dumps(record)
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses as dictionaries, `Unknown` as null, recursively: what JSON can hold."""
+    if isinstance(value, Unknown):
+        return None
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value
+
+
+_OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A bound on one statistic of one metric."""
+
+    metric: str
+    statistic: str
+    operator: str
+    bound: float
+
+    def __bool__(self) -> NoReturn:
+        raise TypeError(
+            f"the limit '{self}' has no truth value: a chained comparison such as 10 < {self.subject} < 50 keeps "
+            f"only half of itself, so write two limits, separated by a comma"
+        )
+
+    def __str__(self) -> str:
+        return f"{self.subject} {self.comparison}"
+
+    @property
+    def subject(self) -> str:
+        """`itl_ms.p99`; the median goes without saying."""
+        return self.metric if self.statistic == "median" else f"{self.metric}.{self.statistic}"
+
+    @property
+    def comparison(self) -> str:
+        return f"{self.operator} {self.bound:g}"
+
+    def holds(self, value: float) -> bool:
+        return _OPERATORS[self.operator](value, self.bound)
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How much worse than its baseline a metric may be, as a fraction; makes it gate."""
+
+    metric: str
+    fraction: float
+
+
+class Verdict(str, Enum):
+    """What a row, and by its worst row a test, comes to. Declared from worst to best."""
+
+    BROKEN = "BROKEN"
+    REGRESSED = "REGRESSED"
+    INCONCLUSIVE = "INCONCLUSIVE"
+    NEW = "NEW"
+    IMPROVED = "IMPROVED"
+    OK = "OK"
+
+    @property
+    def fails(self) -> bool:
+        return self in (Verdict.BROKEN, Verdict.REGRESSED)
+
+    @staticmethod
+    def worst(verdicts: Sequence[Verdict]) -> Verdict | None:
+        """None where nothing was judged."""
+        order = list(Verdict)
+        return min(verdicts, key=order.index, default=None)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One metric of one measurement, with the limit it was held to, if any."""
+
+    metric: str
+    statistic: str
+    unit: str
+    value: float | None
+    low: float | None = None
+    """95 % confidence interval of `value`, where more than one round was taken."""
+    high: float | None = None
+    limit: str | None = None
+    """The bound alone, `< 50`."""
+    verdict: Verdict | None = None
+    note: str = ""
+    values: tuple[float, ...] = ()
+    """The samples behind `value`."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One call of `measure()`, as reports show it: plain data that travels between processes."""
+
+    key: str
+    """`nodeid[::label]`."""
+    target: str
+    workload: Workload
+    device: str
+    rounds: int
+    rows: tuple[Row, ...]
+    place: str = ""
+    """`path:line` of the test."""
+
+    @property
+    def verdict(self) -> Verdict | None:
+        return Verdict.worst([row.verdict for row in self.rows if row.verdict])
+
+    @classmethod
+    def from_plain(cls, record: dict[str, Any]) -> Result:
+        rows = tuple(
+            Row(**{**row, "verdict": row["verdict"] and Verdict(row["verdict"]), "values": tuple(row["values"])})
+            for row in record["rows"]
+        )
+        return cls(**{**record, "workload": Workload(**record["workload"]), "rows": rows})

@@ -1,0 +1,111 @@
+"""Options, each once: on the command line `--llmperf-NAME`, in the ini file `llmperf_NAME`.
+
+Precedence: mark > command line > ini > default, in `choose()` and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from pytest_llmperf.errors import UsageError, did_you_mean
+
+
+def _one_of(*choices: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in choices:
+            raise ValueError(f"expected {', '.join(choices[:-1])} or {choices[-1]}{did_you_mean(text, choices)}")
+        return text
+
+    return parse
+
+
+def _whole(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError("expected a whole number of at least 1")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds < float("inf"):
+        raise ValueError("expected seconds, a number above 0")
+    return seconds
+
+
+def _threads(text: str) -> int | str:
+    return "all" if text == "all" else _whole(text)
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option.
+
+    Args:
+        parse: text → value; raises ValueError saying what it expected.
+        flag: its name on the command line, where it has one.
+    """
+
+    name: str
+    parse: Callable[[str], Any]
+    default: Any
+    metavar: str
+    help: str
+    flag: str | None = None
+
+    @property
+    def ini(self) -> str:
+        return f"llmperf_{self.name}"
+
+
+def _option(name: str, parse: Callable[[str], Any], default: Any, metavar: str, text: str) -> Option:
+    return Option(name, parse, default, metavar, text, f"--llmperf-{name.replace('_', '-')}")
+
+
+_OPTIONS = (
+    Option(
+        "mode",
+        _one_of("on", "smoke", "off"),
+        "on",
+        "on|smoke|off",
+        "smoke: one round each, nothing judged; off: skip tests that measure (default: on)",
+        "--llmperf",
+    ),
+    _option("rounds", _whole, None, "N", "exactly N timed rounds (default: as many as precision needs, at least 3)"),
+    _option("max_time", _seconds, 10.0, "S", "seconds for the timed rounds of one measurement (default: 10)"),
+    _option("device", str, "auto", "DEVICE", "auto, cpu, cuda, cuda:1 or mps, for marks that do not say"),
+    _option("dtype", str, None, "DTYPE", "float32, bfloat16 or float16, for marks that do not say"),
+    _option("threads", _threads, 1, "N|all", "CPU threads of torch while measuring (default: 1, the steadiest)"),
+    Option(
+        "missing_device",
+        _one_of("error", "skip"),
+        "error",
+        "error|skip",
+        "what a test does whose device is not on this machine (default: error)",
+    ),
+)
+
+OPTIONS: Mapping[str, Option] = MappingProxyType({option.name: option for option in _OPTIONS})
+
+
+def choose(name: str, *, mark: Any = None, command_line: str | None = None, ini: str | None = None) -> Any:
+    """The value of an option from the first source that gives one: mark, command line, ini, default.
+
+    Raises:
+        UsageError: naming the source, the value and what was expected.
+    """
+    option = OPTIONS[name]
+    if mark is not None:
+        return mark
+    for text, source in ((command_line, option.flag), (ini, f"ini {option.ini}")):
+        if text:
+            try:
+                return option.parse(text)
+            except ValueError as error:
+                raise UsageError(f"{source}={text}: {error}") from None
+    return option.default

@@ -1,0 +1,125 @@
+"""The pytest plugin. Nothing heavy is imported before a test that measures is collected.
+
+A test *measures* if it carries the mark itself or requests the fixture `llm` (or its other name `llmperf`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_llmperf.errors import UsageError
+from pytest_llmperf.mark import marker_help
+from pytest_llmperf.options import OPTIONS
+from pytest_llmperf.plugin.config import option
+from pytest_llmperf.plugin.items import measures
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from pytest_llmperf.plugin.running import Running
+    from pytest_llmperf.session import Llm
+
+RUNNING = pytest.StashKey["Running"]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("llmperf", "speed and memory of language models")
+    for known in OPTIONS.values():
+        if known.flag:
+            group.addoption(
+                known.flag, dest=known.ini, action="store", default=None, metavar=known.metavar, help=known.help
+            )
+        parser.addini(known.ini, known.help, type="string", default=None)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", marker_help())
+    try:
+        for name in OPTIONS:
+            option(config, name)
+    except UsageError as error:
+        raise pytest.UsageError(str(error)) from None
+    config.pluginmanager.register(Seen(config), "llmperf-seen")
+
+
+@pytest.fixture
+def llm(request: pytest.FixtureRequest) -> Llm:
+    """Loads the model that the test's `llm_perf` mark names, and measures it: `llm.measure()`."""
+    return running(request.config).llm(request)
+
+
+@pytest.fixture
+def llmperf(request: pytest.FixtureRequest) -> Llm:
+    """The fixture `llm` by another name, for suites that have an `llm` of their own."""
+    return running(request.config).llm(request)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pycollect_makeitem(
+    collector: pytest.Collector,
+) -> Generator[None, object, object]:
+    """A mark that makes no sense is an error of its module's collection, with the place of the test."""
+    made = yield
+    for item in made if isinstance(made, list) else [made]:
+        if isinstance(item, pytest.Item) and measures(item):
+            from pytest_llmperf.plugin.marks import checked_settings
+
+            try:
+                checked_settings(item)
+            except UsageError as error:
+                raise collector.CollectError(str(error)) from None
+    return made
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    measuring = [item for item in items if measures(item)]
+    if not measuring:
+        return
+    if option(config, "mode") == "off":
+        for item in measuring:
+            item.add_marker(pytest.mark.skip(reason="--llmperf=off"))
+        return
+    from pytest_llmperf.plugin.marks import together_by_target
+
+    items[:] = together_by_target(items, measuring)
+    running(config)
+
+
+def running(config: pytest.Config) -> Running:
+    """The part of the plugin that measures, registered when it is first needed."""
+    if RUNNING not in config.stash:
+        from pytest_llmperf.plugin.running import Running
+
+        config.stash[RUNNING] = Running(config)
+        config.pluginmanager.register(config.stash[RUNNING], "llmperf-running")
+    return config.stash[RUNNING]
+
+
+class Seen:
+    """What has been measured, as test reports told it: they also come from xdist's workers."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._results: dict[str, dict[str, Any]] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        for result in getattr(report, "llmperf", ()):
+            self._results[result["key"]] = result  # a rerun takes the place of what it repeats
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if self._results:
+            from pytest_llmperf.plugin.running import write_summary
+
+            write_summary(terminalreporter, list(self._results.values()))
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Targets and workloads as parameters are named by what they are."""
+    if type(val).__module__.startswith("pytest_llmperf."):
+        from pytest_llmperf.plugin.marks import parameter_id
+
+        return parameter_id(val)
+    return None

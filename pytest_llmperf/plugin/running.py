@@ -1,0 +1,157 @@
+"""The working part of the plugin: hands out `llm`, judges when the test's body has ended, tells the report."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from pytest_llmperf.baselines.environment import cpu_model, nvidia_gpus, versions
+from pytest_llmperf.errors import DeviceMissingError, LlmperfError
+from pytest_llmperf.model import Result, Row, plain
+from pytest_llmperf.plugin.config import option
+from pytest_llmperf.plugin.items import FIXTURES, measures
+from pytest_llmperf.plugin.marks import levels_of
+from pytest_llmperf.plugin.progress import Progress
+from pytest_llmperf.reports.table import row_name
+from pytest_llmperf.reports.terminal import failure_text, full_text, summary
+from pytest_llmperf.session import Defaults, Llm, Session
+
+LLM = pytest.StashKey[Llm]()
+
+
+class Running:
+    """Registered once a test that measures was collected."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._progress = Progress(config)
+        self._session = Session(
+            Defaults(
+                device=option(config, "device"),
+                dtype=option(config, "dtype"),
+                threads=option(config, "threads"),
+                rounds=option(config, "rounds"),
+                max_time=option(config, "max_time"),
+                smoke=option(config, "mode") == "smoke",
+            ),
+            self._progress,
+        )
+
+    def llm(self, request: pytest.FixtureRequest) -> Llm:
+        """The one `Llm` of a test, its target loaded if the marks name one."""
+        item: pytest.Item = request.node
+        if not measures(item):  # its verdict would come too late: this part of the plugin is not at work yet
+            raise pytest.UsageError(f"{item.nodeid}: name the fixture llm among the test's arguments")
+        if LLM not in item.stash:
+            with self._told_plainly():
+                llm = Llm(self._session, item.nodeid, levels_of(item))
+                if llm.names_target:
+                    _ = llm.target
+            item.stash[LLM] = llm
+        return item.stash[LLM]
+
+    def pytest_report_collectionfinish(self) -> str:
+        return f"llmperf: {_machine(option(self._config, 'device'))}, {_threads(option(self._config, 'threads'))}"
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
+        """Judges inside the call phase, so that xfail, reruns, JUnit and annotations see an ordinary failure."""
+        with self._told_plainly():
+            outcome = yield
+        llm = item.stash.get(LLM, None)
+        if llm is not None and llm.results:
+            broken = [result for result in llm.results if result.verdict and result.verdict.fails]
+            if broken:
+                pytest.fail("\n\n".join(failure_text(result) for result in broken), pytrace=False)
+        elif measures(item):
+            pytest.fail(_measured_nothing(item), pytrace=False)
+        return outcome
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        llm = item.stash.get(LLM, None)
+        results = llm.results if llm is not None and call.when == "call" else []
+        for result in results:
+            _tell(item, result)
+        report = yield
+        if results:
+            report.llmperf = [plain(result) for result in results]  # type: ignore[attr-defined]  # reports take extras
+        if call.when == "call" and llm is not None:
+            del item.stash[LLM]  # a rerun measures anew
+        return report
+
+    @contextmanager
+    def _told_plainly(self) -> Iterator[None]:
+        """Our errors without the traceback of our insides, unless `-vv` asks for it."""
+        try:
+            yield
+            return
+        except LlmperfError as error:
+            missing_device = isinstance(error, DeviceMissingError)
+            if self._config.get_verbosity() >= 2 and not missing_device:
+                raise
+            message = str(error)
+        if missing_device and option(self._config, "missing_device") == "skip":
+            raise pytest.skip.Exception(message, _use_item_location=True) from None
+        raise pytest.fail.Exception(message, pytrace=False) from None
+
+
+def write_summary(reporter: pytest.TerminalReporter, records: list[dict[str, Any]]) -> None:
+    """The table of what was measured, at the end of the run."""
+    results = [Result.from_plain(record) for record in records]
+    verbosity = reporter.config.get_verbosity()
+    if verbosity >= 0:
+        reporter.write_sep("=", "llmperf")
+    writer = reporter._tw
+    text = summary(results, writer.fullwidth, writer.hasmarkup, verbosity)
+    reporter.write_line(text if verbosity >= 0 else f"llmperf: {text}")
+
+
+def _tell(item: pytest.Item, result: Result) -> None:
+    """A section of the report (`-rP` shows it), and properties for JUnit XML."""
+    if not (result.verdict and result.verdict.fails):  # a failure's text shows its table already
+        item.add_report_section("call", "llmperf", full_text(result))
+    label = result.key.removeprefix(item.nodeid).removeprefix("::")
+    properties: list[tuple[str, object]] = [
+        (_property(label, row), row.value) for row in result.rows if row.value is not None
+    ]
+    properties.append((f"{label}.verdict" if label else "verdict", result.verdict.value if result.verdict else ""))
+    named = {name for name, _ in properties}
+    item.user_properties[:] = [given for given in item.user_properties if given[0] not in named] + properties
+
+
+def _property(label: str, row: Row) -> str:
+    return f"{label}.{row_name(row)}" if label else row_name(row)
+
+
+def _measured_nothing(item: pytest.Item) -> str:
+    message = f"{item.nodeid} asked to measure, by its mark or fixture, and measured nothing: call llm.measure()"
+    known = getattr(getattr(item, "_fixtureinfo", None), "name2fixturedefs", {})
+    for name in FIXTURES & set(known):
+        function = known[name][-1].func
+        if function.__module__ != "pytest_llmperf.plugin":
+            code = inspect.unwrap(function).__code__
+            message += (
+                f"\nits fixture {name!r} is the one at {code.co_filename}:{code.co_firstlineno}, which hides "
+                f"this plugin's; request 'llmperf' instead"
+            )
+    return message
+
+
+def _machine(device: str) -> str:
+    gpus = nvidia_gpus() if device == "auto" or device.startswith("cuda") else []
+    names = ", ".join(f"{name} ×{gpus.count(name)}" for name in dict.fromkeys(gpus))
+    software = ", ".join(
+        f"{name} {version}" for name, version in versions().items() if name in ("torch", "transformers")
+    )
+    return f"{device} ({names or cpu_model()}), {software}"
+
+
+def _threads(threads: int | str) -> str:
+    return "all threads" if threads == "all" else f"{threads} thread{'s' * (threads != 1)}"

@@ -1,0 +1,160 @@
+"""Results as tables of text, the same for every writer. Knows no terminal."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from pytest_llmperf.model import Result, Row, Verdict, Workload
+from pytest_llmperf.units import plus_minus, short_number
+
+NOT_JUDGED = "not judged"
+
+
+@dataclass(frozen=True)
+class Cell:
+    text: str
+    verdict: Verdict | None = None
+    """Colours the cell, where the writer has colours."""
+    dim: bool = False
+
+
+@dataclass(frozen=True)
+class Column:
+    name: str
+    right: bool = False
+    """Numbers are aligned right."""
+    wide_only: bool = False
+    """Left out where room is short."""
+
+
+@dataclass(frozen=True)
+class Table:
+    title: str
+    subtitle: str
+    columns: tuple[Column, ...]
+    rows: list[tuple[Cell, ...]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+_OVERVIEW = (
+    Column("test"),
+    Column("tokens", right=True),
+    Column("ttft_ms", right=True),
+    Column("tpot_ms", right=True),
+    Column("tokens/s", right=True, wide_only=True),
+    Column("peak MiB", right=True),
+    Column("verdict"),
+)
+_SHOWN = ("ttft_ms", "tpot_ms", "output_tokens_per_s", "peak_memory_mib")
+_DETAILS = (
+    Column("metric"),
+    Column("measured", right=True),
+    Column("unit"),
+    Column("limit", right=True),
+    Column("verdict"),
+    Column("n", right=True, wide_only=True),
+)
+
+
+def overview(results: Sequence[Result]) -> list[Table]:
+    """One table per test module, a row per measurement."""
+    tables: dict[str, Table] = {}
+    for result in results:
+        module, _, name = result.key.partition("::")
+        table = tables.setdefault(module, Table(module, "", _OVERVIEW))
+        medians = {row.metric: row.value for row in result.rows if row.statistic == "median"}
+        figures = [_figure(medians.get(metric)) for metric in _SHOWN]
+        table.rows.append((Cell(name or module), Cell(shape(result.workload)), *figures, verdict_cell(result.verdict)))
+    return list(tables.values())
+
+
+def details(result: Result, *, limits_only: bool = False, samples: bool = False) -> Table:
+    """One measurement: a row per metric, or per limit; with `samples` each row's values in short."""
+    table = Table(result.key, conditions(result), _DETAILS)
+    for row in result.rows:
+        if limits_only and row.limit is None:
+            continue
+        table.rows.append(
+            (
+                Cell(row_name(row)),
+                _measured(row),
+                Cell(row.unit, dim=True),
+                Cell(row.limit or ""),
+                verdict_cell(row.verdict) if row.limit else Cell(""),
+                Cell(str(len(row.values)) if row.values else "", dim=True),
+            )
+        )
+        if row.note:
+            table.notes.append(f"{row_name(row)}: {row.note}")
+        if samples and len(row.values) > 1:
+            table.notes.append(f"{row_name(row)} samples: {_in_short(row.values)}")
+    return table
+
+
+def conditions(result: Result) -> str:
+    """`gpt2 · 512 → 128 tokens · batch 1 · cuda NVIDIA H200 · 12 rounds`."""
+    workload = result.workload
+    return " · ".join(
+        [
+            result.target,
+            f"{workload.prompt_tokens} → {workload.output_tokens} tokens",
+            f"batch {workload.batch_size}",
+            result.device,
+            f"{result.rounds} round{'s' * (result.rounds != 1)}",
+        ]
+    )
+
+
+def failure(result: Result) -> str:
+    """The rows that fail, in one line: `BROKEN ttft_ms 61.2 ms (limit < 50)`."""
+    parts = []
+    for row in result.rows:
+        if row.verdict is not None and row.verdict.fails:
+            value = "not measured" if row.value is None else f"{short_number(row.value)} {row.unit}"
+            parts.append(f"{row.verdict.value} {row_name(row)} {value} (limit {row.limit})")
+    return ", ".join(parts)
+
+
+def row_name(row: Row) -> str:
+    """`itl_ms.p99`; the median goes without saying."""
+    return row.metric if row.statistic == "median" else f"{row.metric}.{row.statistic}"
+
+
+def counts(results: Sequence[Result]) -> str:
+    """`12 measured: 1 broken, 10 ok, 1 without limits`."""
+    tally = Counter(result.verdict for result in results)
+    judged = [f"{tally[verdict]} {verdict.lower()}" for verdict in Verdict if tally[verdict]]
+    unjudged = [result for result in results if result.verdict is None]
+    smoke = sum(any(row.limit for row in result.rows) for result in unjudged)
+    judged += [f"{smoke} {NOT_JUDGED}"] if smoke else []
+    judged += [f"{len(unjudged) - smoke} without limits"] if len(unjudged) > smoke else []
+    return f"{len(results)} measured: {', '.join(judged)}"
+
+
+def shape(workload: Workload) -> str:
+    """`512→128`, with the batch size where there is one: `8×512→128`."""
+    batch = f"{workload.batch_size}×" if workload.batch_size > 1 else ""
+    return f"{batch}{workload.prompt_tokens}→{workload.output_tokens}"
+
+
+def verdict_cell(verdict: Verdict | None) -> Cell:
+    return Cell(verdict.value, verdict) if verdict else Cell("–", dim=True)
+
+
+def _figure(value: float | None) -> Cell:
+    return Cell("–", dim=True) if value is None else Cell(short_number(value))
+
+
+def _measured(row: Row) -> Cell:
+    if row.value is None:
+        return Cell("–", dim=True)
+    if row.low is None or row.high is None or row.high <= row.low:
+        return Cell(short_number(row.value))
+    return Cell(plus_minus(row.value, (row.high - row.low) / 2))
+
+
+def _in_short(values: Sequence[float], most: int = 10) -> str:
+    shown = [short_number(value) for value in values[:most]]
+    return ", ".join(shown) + (f", … ({len(values)} in all)" if len(values) > most else "")

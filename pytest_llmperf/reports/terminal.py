@@ -1,0 +1,118 @@
+"""Writes tables for people: in colour on a terminal, in plain text everywhere else."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from pytest_llmperf.model import Result, Verdict
+from pytest_llmperf.reports.table import Cell, Column, Table, counts, details, failure, overview
+
+WIDE = 100
+"""Columns from which on the less important ones are shown."""
+_PLAIN_WIDTH = 100
+"""Width of texts that are stored with a result and read anywhere."""
+_STYLES = {
+    Verdict.BROKEN: "bold red",
+    Verdict.REGRESSED: "bold red",
+    Verdict.INCONCLUSIVE: "yellow",
+    Verdict.NEW: "cyan",
+    Verdict.IMPROVED: "bold green",
+    Verdict.OK: "green",
+}
+
+
+def failure_text(result: Result) -> str:
+    """What failed in one line, then the limits of that measurement, as plain text."""
+    return f"{failure(result)}\n{_text(_rendered(details(result, limits_only=True), _PLAIN_WIDTH))}"
+
+
+def full_text(result: Result) -> str:
+    """Every metric of a measurement, as plain text."""
+    return _text(_rendered(details(result), _PLAIN_WIDTH))
+
+
+def summary(results: Sequence[Result], width: int, colour: bool, verbosity: int) -> str:
+    """The end of a run: a table, more of it with `-v` and `-vv`, one line with `-q`."""
+    line = Text(counts(results), style="bold")
+    if verbosity < 0:
+        return _text(line, width, colour)
+    parts: list[RenderableType] = []
+    if len(results) > 1 or verbosity == 0:
+        parts += [_overview_table(table, width) for table in overview(results)]
+    if verbosity > 0:
+        for result in results:
+            parts += [_rendered(details(result, samples=verbosity > 1), width), Text("")]
+    return _text(Group(*parts, line), width, colour)
+
+
+def table_text(table: Table, width: int, colour: bool) -> str:
+    """One bare table."""
+    rendered = _empty(table.columns, width)
+    _fill(rendered, table, width)
+    return _text(rendered, width, colour)
+
+
+def _overview_table(table: Table, width: int) -> RenderableType:
+    rendered = _empty(table.columns, width)
+    # The same widths in the table of every module, so that figures stand below each other.
+    for column, described in zip(rendered.columns, _kept(table.columns, width), strict=True):
+        column.width = {"test": None, "verdict": 12}.get(described.name, 9)
+    rendered.expand = True
+    _fill(rendered, table, width)
+    return Group(Text(table.title, style="bold"), Padding(rendered, (0, 0, 1, 2)))
+
+
+def _rendered(table: Table, width: int) -> RenderableType:
+    rendered = _empty(table.columns, width)
+    _fill(rendered, table, width)
+    parts: list[RenderableType] = [Text(table.title, style="bold", overflow="fold")]
+    parts += [_indented(Text(table.subtitle, style="dim", overflow="fold")), _indented(rendered)]
+    parts += [_indented(Text(note, overflow="fold")) for note in table.notes]
+    return Group(*parts)
+
+
+def _indented(content: RenderableType) -> Padding:
+    return Padding(content, (0, 0, 0, 2))
+
+
+def _empty(columns: Sequence[Column], width: int) -> RichTable:
+    rendered = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="dim")
+    for column in _kept(columns, width):
+        rendered.add_column(column.name, justify="right" if column.right else "left", overflow="fold")
+    return rendered
+
+
+def _kept(columns: Sequence[Column], width: int) -> list[Column]:
+    return [column for column in columns if width >= WIDE or not column.wide_only]
+
+
+def _fill(rendered: RichTable, table: Table, width: int) -> None:
+    for row in table.rows:
+        kept = [cell for column, cell in zip(table.columns, row, strict=True) if width >= WIDE or not column.wide_only]
+        rendered.add_row(*map(_styled, kept))
+
+
+def _styled(cell: Cell) -> Text:
+    return Text(cell.text, style=_STYLES[cell.verdict] if cell.verdict else "dim" if cell.dim else "")
+
+
+def _text(content: RenderableType, width: int = _PLAIN_WIDTH, colour: bool = False) -> str:
+    buffer = io.StringIO()
+    console = Console(
+        file=buffer,
+        width=width,
+        force_terminal=colour,
+        color_system="standard" if colour else None,
+        no_color=not colour,
+        highlight=False,
+        legacy_windows=False,
+    )
+    console.print(content)
+    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())

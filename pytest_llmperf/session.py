@@ -1,0 +1,222 @@
+"""The course of one test: measure → judge → record. Knows no pytest."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pytest_llmperf import metrics
+from pytest_llmperf.baselines.environment import environment_of
+from pytest_llmperf.errors import UsageError
+from pytest_llmperf.measure import Effort, Need, measure
+from pytest_llmperf.model import Limit, Measurement, Result, Round, Row, Sample, Tolerance, Unknown
+from pytest_llmperf.settings import Level, Settings, check, merge
+from pytest_llmperf.targets import LoadOptions, Reference, Target, resolve
+from pytest_llmperf.targets.cache import TargetCache
+from pytest_llmperf.verdict.rule import judge_limit, reading, straddles
+from pytest_llmperf.verdict.statistics import interval, supported
+
+PRECISION = 0.02
+"""Rounds go on until the 95 % interval of each gating timed metric is this narrow, as ± share of its median."""
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What options say where marks do not."""
+
+    device: str = "auto"
+    dtype: str | None = None
+    threads: int | str = 1
+    rounds: int | None = None
+    max_time: float = 10.0
+    smoke: bool = False
+
+
+@dataclass
+class Session:
+    """What measurements of one run share: option values, loaded targets, and who is told of progress."""
+
+    defaults: Defaults = field(default_factory=Defaults)
+    progress: Callable[[str], None] = lambda stage: None
+    targets: TargetCache = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.targets = TargetCache(lambda stage: self.progress(stage))
+
+    def load_options(self, settings: Settings) -> LoadOptions:
+        """The settings' own options, completed by the defaults where the target leaves them a choice."""
+        own = settings.load_options
+        if settings.target is not None and not settings.target.cacheable:
+            return own
+        return LoadOptions(
+            settings.device or self.defaults.device, settings.dtype or self.defaults.dtype, settings.load
+        )
+
+    def effort(self, settings: Settings) -> Effort:
+        threads = settings.threads if settings.threads is not None else self.defaults.threads
+        return Effort(
+            rounds=settings.rounds or self.defaults.rounds,
+            max_time=self.defaults.max_time,
+            threads=threads if isinstance(threads, int) else None,
+            smoke=self.defaults.smoke,
+        )
+
+    def measure(
+        self, key: str, target: Target, load: float | Unknown, settings: Settings
+    ) -> tuple[Measurement, Result]:
+        """Measure, and judge every limit of the settings."""
+        effort = self.effort(settings)
+        environment = environment_of(target, effort.threads)
+        try:
+            measurement = measure(
+                target,
+                settings.workload,
+                effort,
+                load=load,
+                environment=environment,
+                look=lambda rounds: look(rounds, settings.limits),
+                progress=self.progress,
+            )
+        finally:
+            self.progress("")
+        return measurement, judge(key, measurement, settings.limits, judged=not effort.smoke)
+
+
+def look(rounds: Sequence[Round], limits: Iterable[Limit]) -> Need:
+    """What the rounds so far still lack for these limits, and for precision."""
+    so_far = metrics.summarize(Measurement(target="", workload=_ANY, rounds=tuple(rounds)))
+    held = [(limit, so_far.samples[limit.metric]) for limit in limits]
+    timed = [(limit, sample) for limit, sample in held if isinstance(sample, Sample)]
+    if any(not supported(sample.samples, limit.statistic) for limit, sample in timed):
+        return Need.SAMPLES
+    gating = [m.name for m in metrics.CATALOGUE.values() if m.gates and m.kind is metrics.Kind.TIMED]
+    precise = all(_precise(so_far.samples[name]) for name in gating)
+    settled = all(not straddles(limit, interval(sample, limit.statistic) or (0, 0)) for limit, sample in timed)
+    return Need.NOTHING if precise and settled else Need.PRECISION
+
+
+_ANY = Settings().workload
+
+
+def _precise(sample: Sample | Unknown) -> bool:
+    if isinstance(sample, Unknown):
+        return True
+    spread = interval(sample, "median")
+    return spread is not None and spread[1] - spread[0] <= 2 * PRECISION * sample.median
+
+
+def judge(key: str, measurement: Measurement, limits: Sequence[Limit], *, judged: bool = True) -> Result:
+    """Every limit as a row, then every other metric that is known, in the catalogue's order."""
+    order = list(metrics.CATALOGUE)
+    rows: list[Row] = [judge_limit(limit, measurement, judged=judged) for limit in limits]
+    shown = {(row.metric, row.statistic) for row in rows}
+    rows += [row for name in order if (name, "median") not in shown and (row := reading(name, measurement))]
+    rows.sort(key=lambda row: order.index(row.metric))
+    environment = measurement.environment
+    return Result(
+        key=key,
+        target=measurement.target,
+        workload=measurement.workload,
+        device=f"{environment.device} {environment.device_name}",
+        rounds=len(measurement.rounds),
+        rows=tuple(rows),
+    )
+
+
+class Llm:
+    """The fixture `llm`: loads the test's target and measures it, as the test's marks say.
+
+    Args:
+        key: the test's node id.
+        levels: what its marks say, nearest first.
+    """
+
+    def __init__(self, session: Session, key: str, levels: Sequence[Level]) -> None:
+        self._session = session
+        self._key = key
+        self._levels = list(levels)
+        self._loaded: tuple[Target, Reference, LoadOptions] | None = None
+        self._load_time: float | Unknown = Measurement.load
+        self.results: list[Result] = []
+
+    def measure(self, label: str | None = None, limits: Iterable[Limit | str] = (), **overrides: Any) -> Measurement:
+        """Measure the target, and judge the limits when the test has ended.
+
+        Args:
+            label: names this measurement among several of one test.
+            limits: more limits, nearer than the mark's.
+            overrides: any keyword of the mark.
+
+        Raises:
+            UsageError: no target was named, an override is no keyword, or the label was used before.
+            TargetError: the target cannot be loaded or served.
+            MeasurementError: it produced other than what was asked.
+        """
+        if isinstance(limits, (str, Limit, Tolerance)):
+            limits = [limits]
+        settings = merge([check(limits, overrides), *self._levels])
+        key = self._key if label is None else f"{self._key}::{label}"
+        if any(result.key == key for result in self.results):
+            raise UsageError(f"{key} was measured before: give each measure() of a test a label of its own")
+        target = self._target(settings)
+        load_time, self._load_time = self._load_time, Measurement.load
+        measurement, result = self._session.measure(key, target, load_time, settings)
+        self.results.append(result)
+        return measurement
+
+    def load(self, target: object, *, fresh: bool = False, **load: Any) -> Target:
+        """Choose the target in the test's body, instead of in the mark.
+
+        Args:
+            target: anything a mark's `model=` takes.
+            fresh: load it anew though the session holds it already, which makes the next request a cold one.
+            load: as the mark's `load=`; `dtype` and `device` as the mark's.
+        """
+        own: dict[str, Any] = {name: load.pop(name) for name in ("dtype", "device") if name in load}
+        level = check((), {"model": resolve(target), **own, **({"load": load} if load else {})})
+        self._levels = [level, *[_without_target(outer) for outer in self._levels]]
+        self._loaded = None
+        return self._target(merge(self._levels), fresh=fresh)
+
+    @property
+    def target(self) -> Target:
+        """The loaded target."""
+        return self._target(merge(self._levels))
+
+    @property
+    def model(self) -> Any:
+        """The loaded model object; None for targets that have none."""
+        return self.target.model
+
+    @property
+    def tokenizer(self) -> Any:
+        """The target's tokenizer, or None."""
+        return self.target.tokenizer
+
+    @property
+    def names_target(self) -> bool:
+        return any("model" in level.keywords for level in self._levels)
+
+    def _target(self, settings: Settings, *, fresh: bool = False) -> Target:
+        reference = settings.target
+        if reference is None:
+            raise UsageError(
+                f"{self._key} names no target: write @llm_perf(model=…), or llm.load(…) before llm.measure()"
+            )
+        options = self._session.load_options(settings)
+        if not fresh and self._loaded is not None:
+            target, of, with_options = self._loaded
+            if of == reference and with_options.key == options.key:
+                return target
+        target, seconds = self._session.targets.load(reference, options, fresh=fresh)
+        self._load_time = seconds
+        self._loaded = (target, reference, options)
+        return target
+
+
+def _without_target(level: Level) -> Level:
+    """Load options of a mark belong to the mark's target, not to one chosen in the body."""
+    kept: Mapping[str, Any] = {name: value for name, value in level.keywords.items() if name not in ("model", "load")}
+    return dataclasses.replace(level, keywords=kept)

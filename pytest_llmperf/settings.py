@@ -1,0 +1,172 @@
+"""What one measurement is to be: the keywords of marks and of `llm.measure()`, checked and merged.
+
+Levels are merged nearest first: a keyword comes from the nearest level that gives it; limits and
+tolerances of a level replace those of levels further out for the same metric and statistic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from pytest_llmperf.errors import UsageError, did_you_mean
+from pytest_llmperf.limits import Expression, parse
+from pytest_llmperf.mark import KEYWORDS
+from pytest_llmperf.model import Limit, Tolerance, Workload
+from pytest_llmperf.targets import LoadOptions, Reference, resolve
+from pytest_llmperf.targets.device import check_device_name
+from pytest_llmperf.targets.references import dtype_name
+from pytest_llmperf.units import fraction
+from pytest_llmperf.workloads import preset
+
+_SIZES = tuple(f.name for f in fields(Workload))
+
+
+@dataclass(frozen=True)
+class Level:
+    """The checked content of one mark, or of one call of `measure()`."""
+
+    limits: tuple[Limit, ...] = ()
+    tolerances: tuple[Tolerance, ...] = ()
+    keywords: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What one measurement is to be, after all levels were merged. None: the option decides."""
+
+    limits: tuple[Limit, ...] = ()
+    tolerances: tuple[Tolerance, ...] = ()
+    target: Reference | None = None
+    workload: Workload = Workload()
+    dtype: str | None = None
+    device: str | None = None
+    threads: int | str | None = None
+    tolerance: float | None = None
+    rounds: int | None = None
+    load: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def load_options(self) -> LoadOptions:
+        return LoadOptions(self.device or "auto", self.dtype, self.load)
+
+
+def check(limits: Iterable[object], keywords: Mapping[str, Any]) -> Level:
+    """One level, every value of it checked by itself.
+
+    Raises:
+        UsageError: naming the value and what was expected, or the nearest known name.
+    """
+    bounds = [_limit(limit) for limit in limits]
+    checked: dict[str, Any] = {}
+    for name, value in keywords.items():
+        if name not in KEYWORDS:
+            known = did_you_mean(name, KEYWORDS) or f" (known: {', '.join(KEYWORDS)})"
+            raise UsageError(f"{name}={value!r}: no such keyword{known}")
+        if value is not None:
+            checked[name] = _CHECKS[name](value)
+    return Level(
+        tuple(bound for bound in bounds if isinstance(bound, Limit)),
+        tuple(bound for bound in bounds if isinstance(bound, Tolerance)),
+        _with_workload_spread(checked),
+    )
+
+
+def merge(levels: Sequence[Level]) -> Settings:
+    """One setting of several levels, nearest first.
+
+    Raises:
+        UsageError: the levels fit together in no workload.
+    """
+    keywords: dict[str, Any] = {}
+    limits: list[Limit] = []
+    tolerances: list[Tolerance] = []
+    for level in levels:
+        taken = {(limit.metric, limit.statistic) for limit in limits}
+        limits += [limit for limit in level.limits if (limit.metric, limit.statistic) not in taken]
+        named = {tolerance.metric for tolerance in tolerances}
+        tolerances += [tolerance for tolerance in level.tolerances if tolerance.metric not in named]
+        keywords = {**level.keywords, **keywords}
+    sizes = {name: keywords.pop(name) for name in _SIZES if name in keywords}
+    target = keywords.pop("model", None)
+    workload = Workload(**sizes)
+    if workload.concurrency > 1 and target is not None and target.in_process:
+        raise UsageError(
+            f"concurrency={workload.concurrency}: {target.id} runs in this process and serves one batch at a time; "
+            f"use batch_size={workload.concurrency}"
+        )
+    return Settings(tuple(limits), tuple(tolerances), target, workload, **keywords)
+
+
+def _limit(limit: object) -> Limit | Tolerance:
+    if isinstance(limit, str):
+        return parse(limit)
+    if isinstance(limit, (Limit, Tolerance)):
+        return limit
+    if isinstance(limit, Expression):
+        raise UsageError(f"{limit!r} alone is no limit; compare it with a number, like {limit!r} < 50")
+    raise UsageError(f"{limit!r} is no limit: write ttft_ms < 50, or 'ttft_ms < 50' as text")
+
+
+def _with_workload_spread(keywords: dict[str, Any]) -> dict[str, Any]:
+    """`workload=` as the sizes it stands for; a size named beside it wins."""
+    whole = keywords.pop("workload", None)
+    return keywords if whole is None else {**{name: getattr(whole, name) for name in _SIZES}, **keywords}
+
+
+def _workload(value: object) -> Workload:
+    if isinstance(value, Workload):
+        return value
+    if isinstance(value, str):
+        return preset(value)
+    raise UsageError(f"workload={value!r}: expected a Workload(…) or the name of a preset")
+
+
+def _size(name: str) -> Callable[[Any], Any]:
+    def check_size(value: Any) -> Any:
+        Workload(**{name: value})
+        return value
+
+    return check_size
+
+
+def _tolerance(value: object) -> float:
+    try:
+        return fraction(value)
+    except ValueError as error:
+        raise UsageError(f"tolerance={error}") from None
+
+
+def _rounds(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise UsageError(f"rounds={value!r}: expected a whole number of at least 1")
+    return value
+
+
+def _threads(value: object) -> int | str:
+    if value == "all" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+        return value
+    raise UsageError(f"threads={value!r}: expected a whole number of at least 1, or 'all'")
+
+
+def _load(value: object) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+        raise UsageError(f"load={value!r}: expected a dictionary of keywords for from_pretrained")
+    for name, keyword in {"dtype": "dtype", "torch_dtype": "dtype", "device": "device"}.items():
+        if name in value:
+            raise UsageError(f"load={{{name!r}: …}}: write {keyword}={value[name]!r} beside load=, not inside it")
+    return value
+
+
+_CHECKS: Mapping[str, Callable[[Any], Any]] = {
+    "model": resolve,
+    **{name: _size(name) for name in _SIZES},
+    "workload": _workload,
+    "dtype": dtype_name,
+    "device": check_device_name,
+    "threads": _threads,
+    "tolerance": _tolerance,
+    "rounds": _rounds,
+    "load": _load,
+}

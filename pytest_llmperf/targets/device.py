@@ -1,0 +1,271 @@
+"""What a device can tell about time and memory. The only place that calls `torch.cuda`.
+
+Device time is read from stamps: `stamp()` never waits, and `seconds()` is asked after the round.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from pytest_llmperf.errors import DeviceMissingError, UsageError, did_you_mean
+from pytest_llmperf.model import Unknown
+
+DEVICE_TYPES = ("auto", "cpu", "cuda", "mps")
+
+Stamp = Any
+"""A moment on the device: a clock reading on CPU, an event per GPU on CUDA."""
+
+
+@dataclass
+class MemoryTrack:
+    """Live tensor bytes on a device over one stretch of work, relative to its start; filled when it ends."""
+
+    peak: int | Unknown = Unknown("the stretch has not ended")
+    end: int | Unknown = Unknown("the stretch has not ended")
+
+
+class Device(Protocol):
+    """One device type; a model spread over several GPUs has one object for all of them."""
+
+    @property
+    def name(self) -> str:
+        """`cpu`, `cuda:0`, …"""
+        ...
+
+    @property
+    def has_own_clock(self) -> bool:
+        """Whether work on the device is timed by its own events, apart from the host."""
+        ...
+
+    def stamp(self, clock: Callable[[], float]) -> Stamp:
+        """Mark this moment in the device's queue, without waiting for it."""
+        ...
+
+    def seconds(self, start: Stamp, end: Stamp) -> float:
+        """Time between two stamps. Waits for the device."""
+        ...
+
+    def synchronize(self) -> None: ...
+
+    def track_memory(self) -> Any:
+        """Context manager giving a `MemoryTrack`."""
+        ...
+
+    def reserved_bytes(self) -> int | Unknown:
+        """Peak bytes reserved by the device's allocator."""
+        ...
+
+    def available_bytes(self) -> int | Unknown:
+        """Bytes that a new target may take."""
+        ...
+
+    def release(self) -> None:
+        """Hand cached, unused memory back."""
+        ...
+
+
+class Cpu:
+    """Host time; tensor memory from the profiler's allocation events, exact to the byte."""
+
+    name = "cpu"
+    has_own_clock = False
+
+    def stamp(self, clock: Callable[[], float]) -> float:
+        return clock()
+
+    def seconds(self, start: float, end: float) -> float:
+        return end - start
+
+    def synchronize(self) -> None:
+        """Nothing runs behind the host's back."""
+
+    @contextmanager
+    def track_memory(self) -> Iterator[MemoryTrack]:
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it prints USDT lines on descriptor 2
+        from torch.profiler import ProfilerActivity, profile
+
+        track = MemoryTrack()
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+            yield track
+        try:
+            events = profiled.profiler.kineto_results.events()  # private: hence the guard
+            changes = [event.nbytes() for event in events if event.name() == "[memory]"]
+        except AttributeError as error:
+            track.peak = track.end = Unknown(f"this torch does not show allocation events ({error})")
+            return
+        track.peak, track.end = _peak_and_end(changes)
+
+    def reserved_bytes(self) -> Unknown:
+        return Unknown("the CPU allocator reserves nothing")
+
+    def available_bytes(self) -> int:
+        import psutil
+
+        return int(psutil.virtual_memory().available)
+
+    def release(self) -> None:
+        """Freed tensors are gone at once."""
+
+
+def _peak_and_end(changes: Sequence[int]) -> tuple[int, int]:
+    live = peak = 0
+    for change in changes:
+        live += change
+        peak = max(peak, live)
+    return peak, live
+
+
+class Cuda:
+    """Device time by events, memory by the caching allocator, over all GPUs that hold the model."""
+
+    has_own_clock = True
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = tuple(names)
+        self.name = self.names[0] if len(self.names) == 1 else f"cuda×{len(self.names)}"
+
+    def stamp(self, clock: Callable[[], float]) -> list[Any]:
+        import torch
+
+        events = []
+        for name in self.names:
+            event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # torch has no types here
+            event.record(torch.cuda.current_stream(name))
+            events.append(event)
+        return events
+
+    def seconds(self, start: list[Any], end: list[Any]) -> float:
+        # Work that passes from GPU to GPU ends on the last of them; the others' end events come earlier.
+        for event in end:
+            event.synchronize()
+        return float(max(first.elapsed_time(last) for first, last in zip(start, end, strict=True))) / 1e3
+
+    def synchronize(self) -> None:
+        import torch
+
+        for name in self.names:
+            torch.cuda.synchronize(name)
+
+    @contextmanager
+    def track_memory(self) -> Iterator[MemoryTrack]:
+        import torch
+
+        self.synchronize()
+        before = self._total(torch.cuda.memory_allocated)
+        for name in self.names:
+            torch.cuda.reset_peak_memory_stats(name)
+        track = MemoryTrack()
+        yield track
+        self.synchronize()
+        track.peak = self._total(torch.cuda.max_memory_allocated) - before
+        track.end = self._total(torch.cuda.memory_allocated) - before
+
+    def reserved_bytes(self) -> int:
+        import torch
+
+        return self._total(torch.cuda.max_memory_reserved)
+
+    def available_bytes(self) -> int:
+        import torch
+
+        unused = self._total(torch.cuda.memory_reserved) - self._total(torch.cuda.memory_allocated)
+        return self._total(lambda name: int(torch.cuda.mem_get_info(name)[0])) + unused
+
+    def release(self) -> None:
+        import torch
+
+        torch.cuda.empty_cache()
+
+    def _total(self, read: Callable[[str], int]) -> int:
+        return sum(read(name) for name in self.names)
+
+
+class Mps:
+    """Apple GPUs: the host waits for each token anyway, so host time serves; no allocator peak is offered."""
+
+    name = "mps"
+    has_own_clock = False
+
+    def stamp(self, clock: Callable[[], float]) -> float:
+        self.synchronize()
+        return clock()
+
+    def seconds(self, start: float, end: float) -> float:
+        return end - start
+
+    def synchronize(self) -> None:
+        import torch
+
+        torch.mps.synchronize()
+
+    @contextmanager
+    def track_memory(self) -> Iterator[MemoryTrack]:
+        yield MemoryTrack(*(Unknown("mps offers no peak of live tensor bytes") for _ in range(2)))
+
+    def reserved_bytes(self) -> Unknown:
+        return Unknown("mps offers no peak of reserved bytes")
+
+    def available_bytes(self) -> Unknown:
+        return Unknown("mps offers no free memory")
+
+    def release(self) -> None:
+        import torch
+
+        torch.mps.empty_cache()
+
+
+def check_device_name(name: object) -> str:
+    """The name, if it has the form of a device.
+
+    Raises:
+        UsageError: naming the nearest device type.
+    """
+    if isinstance(name, str):
+        kind, _, index = name.partition(":")
+        if kind in DEVICE_TYPES and (not index or (kind == "cuda" and index.isdecimal())):
+            return name
+    known = ("auto", "cpu", "cuda", "cuda:1", "mps")
+    raise UsageError(f"device={name!r} is no device{did_you_mean(str(name), known)} (known: {', '.join(known)})")
+
+
+def device_of(name: str) -> Device:
+    """The device of that name; `auto` is the first of cuda, mps and cpu that is there.
+
+    Raises:
+        DeviceMissingError: it is not on this machine.
+    """
+    import torch
+
+    kind, _, index = check_device_name(name).partition(":")
+    has_mps = torch.backends.mps.is_available()
+    if kind == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"
+    if kind == "cpu":
+        return Cpu()
+    if kind == "mps":
+        if not has_mps:
+            raise DeviceMissingError(f"device={name!r}: torch {torch.__version__} sees no Apple GPU here")
+        return Mps()
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if int(index or 0) >= count:
+        seen = f"sees {count} CUDA device{'s' * (count != 1)}"
+        raise DeviceMissingError(
+            f"device={name!r}: torch {torch.__version__} {seen} on this machine; "
+            f"use device='auto', or set llmperf_missing_device=skip to skip such tests here"
+        )
+    return Cuda([f"cuda:{index or torch.cuda.current_device()}"])
+
+
+def devices_of_model(model: Any, asked: Device) -> Device:
+    """The device object for where a model's weights really lie (`device_map` may have spread them)."""
+    places = sorted({str(parameter.device) for parameter in model.parameters()} - {"meta"})
+    if not places or places == [asked.name]:
+        return asked
+    gpus = [place for place in places if place.startswith("cuda")]
+    if gpus:
+        return Cuda([place if ":" in place else "cuda:0" for place in gpus])
+    return device_of(places[0])

@@ -1,0 +1,319 @@
+"""A model with transformers' `generate()`, measured through it.
+
+The measured call, fixed because any change would invalidate stored baselines: greedy, `max_new_tokens=N`
+with `eos_token_id=None` (asking for `min_new_tokens` instead adds 14 % to the TPOT of a 2 ms model),
+attention mask and pad id given, the model's own choice of cache.
+
+Arrivals come from a streamer: `generate()` copies every token to the host for it, and waits there for
+each step in any case to learn whether to stop. The end of prefill is the first call of a logits processor,
+its beginning the return of `prepare_inputs_for_generation`; forward hooks would be traced by compilation.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from pytest_llmperf.errors import MeasurementError, TargetError, UsageError
+from pytest_llmperf.model import Trace, Unknown, Workload
+from pytest_llmperf.targets.device import Device, Stamp, device_of, devices_of_model
+from pytest_llmperf.targets.protocol import Clock, LoadOptions, Request
+from pytest_llmperf.workloads import prompt_ids
+
+
+class GenerateTarget:
+    """A causal language model with `generate()`, and its tokenizer where it has one."""
+
+    def __init__(self, name: str, model: Any, tokenizer: Any, device: Device) -> None:
+        self.id = name
+        self.model = model
+        self.tokenizer = tokenizer
+        self.device = devices_of_model(model, device)
+        parameter = next(iter(model.parameters()), None)
+        self.dtype = "unknown" if parameter is None else str(parameter.dtype).removeprefix("torch.")
+        self._input_device = "cpu" if parameter is None else _input_device(model)
+        self._special = _special_ids(model, tokenizer)
+
+    def request(self, workload: Workload, seed: int) -> Request:
+        self._refuse_max_time()
+        if workload.prompt is not None:
+            if self.tokenizer is None:
+                raise UsageError(f"prompt=: {self.id} has no tokenizer; set prompt_tokens= for random token ids")
+            self._check_length(len(self.tokenizer(workload.prompt)["input_ids"]), workload)
+            return Request(workload, [workload.prompt] * workload.batch_size)
+        self._check_length(workload.prompt_tokens, workload)
+        ids = prompt_ids(workload, self._vocabulary(), self._special, seed)
+        return Request(workload, self._on_device({"input_ids": torch.tensor(ids)}))
+
+    def run(self, request: Request, clock: Clock) -> Trace:
+        tokenize: float | Unknown = Trace.tokenize
+        inputs = request.prompt
+        if request.workload.prompt is not None:
+            started = clock()
+            inputs = self._on_device(self.tokenizer(request.prompt, return_tensors="pt"))
+            tokenize = clock() - started
+        recorder = _Recorder(clock, self.device)
+        with recorder.watching_prefill(self.model):
+            sent = clock()
+            output = self._generate(inputs, request.workload, streamer=recorder, logits_processor=[recorder.step])
+        self._check_tokens(recorder, inputs, output, request.workload)
+        detokenize: float | Unknown = Trace.detokenize
+        if self.tokenizer is not None:
+            started = clock()
+            self.tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :])
+            detokenize = clock() - started
+        return Trace(
+            sent,
+            tuple(recorder.arrivals),
+            prompt_tokens=inputs["input_ids"].shape[1],
+            counts=() if set(recorder.counts) == {1} else tuple(recorder.counts),
+            sequences=request.workload.batch_size,
+            prefill=recorder.prefill_seconds(),
+            tokenize=tokenize,
+            detokenize=detokenize,
+            device_arrivals=recorder.device_arrivals(),
+        )
+
+    def weights_bytes(self) -> int:
+        return storage_bytes([*self.model.parameters(), *self.model.buffers()])
+
+    def kv_cache_bytes(self, request: Request) -> int | Unknown:
+        inputs = request.prompt
+        if request.workload.prompt is not None:
+            inputs = self._on_device(self.tokenizer(request.prompt, return_tensors="pt"))
+        output = self._generate(inputs, request.workload, return_dict_in_generate=True)
+        cache = getattr(output, "past_key_values", None)
+        if cache is None:
+            cache = getattr(output, "cache_params", None)
+        if cache is None:
+            return Unknown(f"generate() of {self.id} returned no cache")
+        return storage_bytes(tensors_in(cache))
+
+    def _generate(self, inputs: Mapping[str, torch.Tensor], workload: Workload, **extra: Any) -> Any:
+        too_much = (
+            f"{self.id} ran out of memory on {self.device.name} serving {workload.batch_size} × "
+            f"({workload.prompt_tokens} + {workload.output_tokens}) tokens; use a smaller batch_size or shorter "
+            f"prompts and outputs"
+        )
+        with out_of_memory_as(too_much):
+            return self.model.generate(
+                **inputs,
+                max_new_tokens=workload.output_tokens,
+                do_sample=False,
+                num_beams=1,
+                eos_token_id=None,
+                pad_token_id=self._pad_token_id(),
+                **extra,
+            )
+
+    def _check_tokens(
+        self, recorder: _Recorder, inputs: Mapping[str, torch.Tensor], output: torch.Tensor, workload: Workload
+    ) -> None:
+        made = output.shape[1] - inputs["input_ids"].shape[1]
+        if made != workload.output_tokens or sum(recorder.counts) != workload.output_tokens:
+            raise MeasurementError(
+                f"{self.id} generated {made} tokens and streamed {sum(recorder.counts)}, where output_tokens="
+                f"{workload.output_tokens} were asked for; a model that stops early is no fast model (does its "
+                f"generate() heed max_new_tokens, eos_token_id=None and streamer?)"
+            )
+
+    def _check_length(self, prompt_tokens: int, workload: Workload) -> None:
+        """Learned positions end somewhere, and on CUDA an index beyond them kills the process's context."""
+        asked = prompt_tokens + workload.output_tokens
+        most = _learned_positions(self.model)
+        if most is not None and asked > most:
+            raise UsageError(
+                f"prompt_tokens={prompt_tokens} + output_tokens={workload.output_tokens} = {asked}: "
+                f"{self.id} has positions for {most} tokens"
+            )
+
+    def _refuse_max_time(self) -> None:
+        if getattr(getattr(self.model, "generation_config", None), "max_time", None) is not None:
+            raise UsageError(
+                f"{self.id}: generation_config.max_time is set, which ends generation early and silently; "
+                f"set it to None"
+            )
+
+    def _vocabulary(self) -> int:
+        size = getattr(_text_config(self.model), "vocab_size", None)
+        if size is None and hasattr(self.model, "get_input_embeddings"):
+            size = self.model.get_input_embeddings().num_embeddings
+        if size is None:
+            raise UsageError(f"{self.id} does not say its vocabulary: give it a config.vocab_size, or use stream(fn)")
+        return min(size, len(self.tokenizer)) if self.tokenizer is not None else int(size)
+
+    def _pad_token_id(self) -> int:
+        pad = getattr(_text_config(self.model), "pad_token_id", None)
+        return pad if isinstance(pad, int) and 0 <= pad < self._vocabulary() else 0
+
+    def _on_device(self, encoded: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        ids = encoded["input_ids"].to(self._input_device)
+        mask = encoded.get("attention_mask")
+        return {
+            "input_ids": ids,
+            "attention_mask": torch.ones_like(ids) if mask is None else mask.to(self._input_device),
+        }
+
+
+@dataclass
+class _Recorder:
+    """Watches one generation: a streamer for the host's view, a logits processor for the device's."""
+
+    clock: Clock
+    device: Device
+    arrivals: list[float] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)
+    _began: list[Stamp] = field(default_factory=list)
+    _steps: list[Stamp] = field(default_factory=list)
+    _prompt_seen: bool = False
+
+    def put(self, value: torch.Tensor) -> None:
+        """Called by `generate()`: once with the prompt (B, P), then per step with tokens (B,) or (1, k)."""
+        if not self._prompt_seen and value.ndim == 2:
+            self._prompt_seen = True
+            return
+        self.arrivals.append(self.clock())
+        self.counts.append(value.shape[1] if value.ndim == 2 else 1)
+
+    def end(self) -> None:
+        """No token: nothing to record."""
+
+    def step(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """A logits processor that changes nothing: one stamp at the end of prefill, on accelerators one per token."""
+        if self.device.has_own_clock or not self._steps:
+            self._steps.append(self.device.stamp(self.clock))
+        return scores
+
+    @contextmanager
+    def watching_prefill(self, model: Any) -> Iterator[None]:
+        """Stamps the moment when the prompt's inputs are ready and the forward pass is about to begin."""
+        prepare = getattr(model, "prepare_inputs_for_generation", None)
+        if prepare is None:
+            yield
+            return
+
+        @functools.wraps(prepare)
+        def prepare_and_stamp(*args: Any, **kwargs: Any) -> Any:
+            prepared = prepare(*args, **kwargs)
+            if not self._began:
+                self._began.append(self.device.stamp(self.clock))
+            return prepared
+
+        shadowed = vars(model).get("prepare_inputs_for_generation")
+        model.prepare_inputs_for_generation = prepare_and_stamp
+        try:
+            yield
+        finally:
+            del model.prepare_inputs_for_generation
+            if shadowed is not None:
+                model.prepare_inputs_for_generation = shadowed
+
+    def prefill_seconds(self) -> float | Unknown:
+        if not self._began or not self._steps:
+            return Trace.prefill
+        return self.device.seconds(self._began[0], self._steps[0])
+
+    def device_arrivals(self) -> tuple[float, ...]:
+        if not self.device.has_own_clock or not self._began:
+            return ()
+        return tuple(self.device.seconds(self._began[0], step) for step in self._steps)
+
+
+def adopt(module: Any, name: str, options: LoadOptions) -> GenerateTarget:
+    """The user's module as a target, where it is and as it is.
+
+    Raises:
+        UsageError: options ask for another device or dtype than it has, or for load options.
+    """
+    parameter = next(iter(module.parameters()), None)
+    place = "cpu" if parameter is None else str(parameter.device)
+    if options.load:
+        raise UsageError(f"load={dict(options.load)!r}: {name} is loaded already; build it as you want it measured")
+    if options.device not in ("auto", place, place.partition(":")[0]):
+        raise UsageError(f"device={options.device!r}: {name} is on {place}; move it before measuring")
+    if options.dtype is not None and parameter is not None and f"torch.{options.dtype}" != str(parameter.dtype):
+        raise UsageError(f"dtype={options.dtype!r}: {name} is in {parameter.dtype}; convert it before measuring")
+    return GenerateTarget(name, module, None, device_of(place))
+
+
+@contextmanager
+def out_of_memory_as(message: str) -> Iterator[None]:
+    """Running out of memory inside raises a TargetError with this message instead."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise TargetError(message) from error
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):  # what the CPU allocator raises
+            raise
+        raise TargetError(message) from error
+
+
+def storage_bytes(tensors: Iterable[torch.Tensor]) -> int:
+    """Bytes of the storages behind the tensors, each counted once; tensors on `meta` hold none."""
+    storages = {}
+    for tensor in tensors:
+        if tensor.device.type != "meta":
+            storage = tensor.untyped_storage()
+            storages[(tensor.device, storage.data_ptr())] = storage.nbytes()
+    return sum(storages.values())
+
+
+def tensors_in(value: Any, _seen: set[int] | None = None) -> Iterator[torch.Tensor]:
+    """Every tensor inside a cache: its attributes, dictionaries and lists, however nested."""
+    seen = set() if _seen is None else _seen
+    if id(value) in seen:
+        return
+    seen.add(id(value))
+    if isinstance(value, torch.Tensor):
+        yield value
+        return
+    if isinstance(value, Mapping):
+        inner: Iterable[Any] = value.values()
+    elif isinstance(value, (list, tuple, set)):
+        inner = value
+    elif hasattr(value, "__dict__") and not isinstance(value, (type, torch.nn.Module)):
+        inner = vars(value).values()
+    else:
+        return
+    for item in inner:
+        yield from tensors_in(item, seen)
+
+
+def _text_config(model: Any) -> Any:
+    config = getattr(model, "config", None)
+    text_config = getattr(config, "get_text_config", None)
+    return text_config() if text_config is not None else config
+
+
+def _learned_positions(model: Any) -> int | None:
+    """How many positions the model has embeddings for, where they are learned and so end."""
+    most = getattr(_text_config(model), "max_position_embeddings", None)
+    if not isinstance(most, int):
+        return None
+    # OPT and its like keep two rows more than they have positions.
+    sizes = {module.num_embeddings for module in model.modules() if isinstance(module, torch.nn.Embedding)}
+    return most if sizes & {most, most + 1, most + 2} else None
+
+
+def _input_device(model: Any) -> str:
+    if hasattr(model, "get_input_embeddings"):
+        try:
+            return str(next(model.get_input_embeddings().parameters()).device)
+        except (StopIteration, NotImplementedError, AttributeError):
+            pass
+    return str(next(model.parameters()).device)
+
+
+def _special_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    ids = set(getattr(tokenizer, "all_special_ids", ()))
+    config = _text_config(model)
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        value = getattr(config, name, None)
+        ids.update(value if isinstance(value, (list, tuple)) else [value])
+    return frozenset(value for value in ids if isinstance(value, int))

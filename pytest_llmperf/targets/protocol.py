@@ -1,0 +1,113 @@
+"""What a target must offer: the whole of it.
+
+To add a kind of target, write a reference and a target of these forms, and let `resolve()` know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from pytest_llmperf.model import Trace, Unknown, Workload
+from pytest_llmperf.targets.device import Device
+
+Clock = Callable[[], float]
+"""A monotonic clock in seconds."""
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """How a target is brought onto its device.
+
+    Args:
+        device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
+        dtype: `float32`, `bfloat16`, …; None leaves it to the target.
+        load: keywords for `from_pretrained`, or fields of the generation config.
+    """
+
+    device: str = "auto"
+    dtype: str | None = None
+    load: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> Hashable:
+        """Equal for options that load the same."""
+        return (self.device, self.dtype, tuple(sorted((name, repr(value)) for name, value in self.load.items())))
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request, prepared outside the timed part.
+
+    Args:
+        prompt: in the target's own form: token ids on its device, or text where tokenization is timed.
+    """
+
+    workload: Workload
+    prompt: Any
+
+
+class Reference(Protocol):
+    """Names a target, before it is loaded."""
+
+    @property
+    def id(self) -> str:
+        """Stable and readable, for test ids and reports."""
+        ...
+
+    @property
+    def cacheable(self) -> bool:
+        """Whether tests of a session may share the loaded target."""
+        ...
+
+    @property
+    def in_process(self) -> bool:
+        """Whether it serves from this process, one batch at a time."""
+        ...
+
+    def weights_estimate(self, options: LoadOptions) -> int | Unknown:
+        """Bytes of weights that loading will take."""
+        ...
+
+    def load(self, options: LoadOptions) -> Target:
+        """The target itself.
+
+        Raises:
+            TargetError: naming the target and what to do.
+        """
+        ...
+
+
+class Target(Protocol):
+    """Something that answers requests; produces traces and nothing else."""
+
+    id: str
+    dtype: str
+    model: Any
+    """The model object, or None."""
+    tokenizer: Any
+    """The tokenizer, or None."""
+
+    @property
+    def device(self) -> Device: ...
+
+    def request(self, workload: Workload, seed: int) -> Request:
+        """A request whose prompt differs for every seed."""
+        ...
+
+    def run(self, request: Request, clock: Clock) -> Trace:
+        """Serve one request and say when its tokens came.
+
+        Raises:
+            MeasurementError: not exactly the tokens that were asked for.
+        """
+        ...
+
+    def weights_bytes(self) -> int | Unknown:
+        """Parameters and buffers, each storage once."""
+        ...
+
+    def kv_cache_bytes(self, request: Request) -> int | Unknown:
+        """Serve the request once more, and size its cache after the last token."""
+        ...

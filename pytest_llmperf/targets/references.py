@@ -1,0 +1,215 @@
+"""References to transformers models: a name, an architecture with random weights, the user's own module.
+
+Text forms, the same everywhere a target is named:
+
+    gpt2  ·  org/model  ·  ./folder                a Hub id or a local folder
+    random:gpt2?n_layer=2&dtype=bfloat16           `random_weights("gpt2", n_layer=2, dtype="bfloat16")`
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pytest_llmperf.errors import UsageError, did_you_mean
+from pytest_llmperf.model import Unknown
+from pytest_llmperf.targets.protocol import LoadOptions, Reference, Target
+from pytest_llmperf.targets.stream import Stream
+
+if TYPE_CHECKING:
+    import torch
+
+_SHORT_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "half": "float16", "float": "float32"}
+_DTYPES = ("auto", "float32", "float16", "bfloat16", "float64")
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A Hub id or a local folder, with its tokenizer."""
+
+    name: str
+    cacheable = True
+    in_process = True
+
+    @property
+    def id(self) -> str:
+        return self.name
+
+    def weights_estimate(self, options: LoadOptions) -> int | Unknown:
+        from pytest_llmperf.targets import pretrained
+
+        return pretrained.weights_estimate(self.name)
+
+    def load(self, options: LoadOptions) -> Target:
+        from pytest_llmperf.targets import pretrained
+
+        return pretrained.load(self.name, options)
+
+
+@dataclass(frozen=True)
+class RandomWeights:
+    """An architecture of transformers with seeded random weights; see `random_weights`."""
+
+    model_type: str
+    dtype: str | None = None
+    attn_implementation: str | None = None
+    overrides: tuple[tuple[str, Any], ...] = field(default=())
+    cacheable = True
+    in_process = True
+
+    @property
+    def id(self) -> str:
+        options = {"dtype": self.dtype, "attn_implementation": self.attn_implementation, **dict(self.overrides)}
+        query = "&".join(f"{name}={_text(value)}" for name, value in options.items() if value is not None)
+        return f"random:{self.model_type}" + (f"?{query}" if query else "")
+
+    def weights_estimate(self, options: LoadOptions) -> int | Unknown:
+        from pytest_llmperf.targets import random_init
+
+        return random_init.weights_estimate(self, options)
+
+    def load(self, options: LoadOptions) -> Target:
+        from pytest_llmperf.targets import random_init
+
+        return random_init.load(self, options)
+
+
+@dataclass(frozen=True, eq=False)
+class Module:
+    """The user's own `torch.nn.Module`, measured as it is."""
+
+    module: Any
+    cacheable = False
+    in_process = True
+
+    @property
+    def id(self) -> str:
+        return type(self.module).__name__
+
+    def weights_estimate(self, options: LoadOptions) -> int:
+        return 0  # it is in memory already
+
+    def load(self, options: LoadOptions) -> Target:
+        from pytest_llmperf.targets import huggingface
+
+        return huggingface.adopt(self.module, self.id, options)
+
+
+def random_weights(
+    model_type: str,
+    *,
+    dtype: str | torch.dtype | None = None,
+    attn_implementation: str | None = None,
+    **overrides: Any,
+) -> RandomWeights:
+    """A causal language model of transformers, built from its config with seeded random weights.
+
+    Nothing is downloaded. Speed and memory do not depend on what the weights say. Its size is estimated
+    first, and refused when it cannot fit.
+
+    Args:
+        model_type: any causal `model_type` of transformers: `gpt2`, `llama`, `qwen3`, `mixtral`, …
+        dtype: overrides the mark's; `"bfloat16"`, `"bf16"` or `torch.bfloat16`.
+        attn_implementation: `eager`, `sdpa`, `flash_attention_2`, …
+        overrides: fields of the architecture's config, such as `n_layer=2`; checked when it is loaded.
+    """
+    if not isinstance(model_type, str) or not model_type:
+        raise UsageError(f"random_weights({model_type!r}): expected a model type of transformers, like 'gpt2'")
+    for name, value in overrides.items():
+        try:
+            json.dumps(value)
+        except TypeError:
+            raise UsageError(f"random_weights({model_type!r}, {name}={value!r}): expected plain data") from None
+    return RandomWeights(
+        model_type,
+        None if dtype is None else dtype_name(dtype),
+        attn_implementation,
+        tuple((name, _frozen(value)) for name, value in sorted(overrides.items())),
+    )
+
+
+def resolve(target: object) -> Reference:
+    """What a mark, a call or a command line names as its target.
+
+    Raises:
+        UsageError: it is neither a name nor a target.
+    """
+    if isinstance(target, (Pretrained, RandomWeights, Module, Stream)):
+        return target
+    if isinstance(target, str):
+        return _from_text(target)
+    if hasattr(target, "__fspath__"):
+        return Pretrained(target.__fspath__())
+    if callable(getattr(target, "parameters", None)):
+        return _module(target)
+    hint = "; wrap a function as stream(fn)" if callable(target) else ""
+    raise UsageError(
+        f"model={target!r} is no target: expected a Hub id, a local folder, random_weights(…), "
+        f"stream(…) or a torch.nn.Module{hint}"
+    )
+
+
+def dtype_name(dtype: object) -> str:
+    """`bfloat16` of `"bf16"`, `"torch.bfloat16"` or `torch.bfloat16`.
+
+    Raises:
+        UsageError: naming the nearest dtype.
+    """
+    name = str(dtype).removeprefix("torch.")
+    name = _SHORT_DTYPES.get(name, name)
+    if name not in _DTYPES:
+        raise UsageError(f"dtype={dtype!r} is no dtype{did_you_mean(name, _DTYPES)} (known: {', '.join(_DTYPES)})")
+    return name
+
+
+def _module(module: object) -> Module:
+    if not callable(getattr(module, "generate", None)):
+        raise UsageError(
+            f"model={type(module).__name__}(…) has no generate(); wrap the loop that makes its tokens as stream(fn)"
+        )
+    return Module(module)
+
+
+def _from_text(text: str) -> Reference:
+    if not text.strip():
+        raise UsageError(f"model={text!r} is empty: expected a Hub id, a local folder or random:TYPE")
+    scheme, _, rest = text.partition(":")
+    if scheme != "random":
+        return Pretrained(text)
+    model_type, _, query = rest.partition("?")
+    options: dict[str, Any] = {}
+    for pair in filter(None, query.split("&")):
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise UsageError(f"{text!r}: {pair!r} is no option; write random:gpt2?n_layer=2&dtype=bfloat16")
+        options[name] = _value(value)
+    return random_weights(model_type, **options)
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(thawed(value), separators=(",", ":"))
+
+
+def _frozen(value: Any) -> Any:
+    """Lists and dictionaries as tuples, so that a reference can be compared and hashed."""
+    if isinstance(value, Mapping):
+        return ("{}", *((key, _frozen(item)) for key, item in value.items()))
+    if isinstance(value, (list, tuple)):
+        return ("[]", *(_frozen(item) for item in value))
+    return value
+
+
+def thawed(value: Any) -> Any:
+    """The plain data that `_frozen` was made of."""
+    if isinstance(value, tuple):
+        return {key: thawed(item) for key, item in value[1:]} if value[0] == "{}" else [thawed(i) for i in value[1:]]
+    return value

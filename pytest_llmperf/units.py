@@ -1,0 +1,72 @@
+"""Conversions at the edge: seconds and bytes inside, the catalogue's units outside.
+
+1 MiB = 2^20 bytes.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+
+MIB = 2**20
+
+_PERCENT = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*%\s*")
+
+
+def milliseconds(seconds: float) -> float:
+    return seconds * 1e3
+
+
+def mebibytes(count: float) -> float:
+    return count / MIB
+
+
+def fraction(value: object) -> float:
+    """A tolerance: `0.05` or `"5%"` as 0.05.
+
+    Raises ValueError unless it lies in (0, 1): `5` is far more often a forgotten `%` than 500 %.
+    """
+    if isinstance(value, str):
+        match = _PERCENT.fullmatch(value)
+        if match is None:
+            raise ValueError(f"{value!r} is not a percentage: write '5%', or 0.05 as a number")
+        number = float(match[1]) / 100
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        number = float(value)
+    else:
+        raise ValueError(f"{value!r} is not a tolerance: write '5%' or 0.05")
+    if not 0 < number < 1:
+        raise ValueError(f"{value!r} is not between 0 and 1: write '5%' or 0.05 for five percent")
+    return number
+
+
+def short_number(value: float) -> str:
+    """At least three significant digits, thousands grouped, no exponent between a thousandth and a million."""
+    if value == int(value) and abs(value) < 1e6:
+        return f"{int(value):,}"
+    if abs(value) >= 1e6 or abs(value) < 1e-3:
+        return f"{value:.3g}"
+    return f"{value:,.{decimals(value)}f}"
+
+
+def plus_minus(value: float, spread: float) -> str:
+    """`8.12 ± 0.05`, both to the decimals of the value; the spread is left out where it rounds to nothing."""
+    shown = f"{spread:,.{decimals(value)}f}"
+    return short_number(value) + (f" ± {shown}" if float(shown.replace(",", "")) else "")
+
+
+def decimals(value: float) -> int:
+    """Decimals that give a number three significant digits; none from a thousand on, one below it."""
+    if value == 0:
+        return 0
+    digits = 2 - math.floor(math.log10(abs(value)))
+    return 0 if digits < 0 else max(digits, 1)
+
+
+def short_bytes(count: float) -> str:
+    """`512 KiB`, `1.9 GiB`: for messages, never for metrics, whose unit is fixed."""
+    for unit in ("bytes", "KiB", "MiB"):
+        if abs(count) < 1024:
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"

@@ -1,0 +1,48 @@
+"""Intervals for the statistics of one measurement."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pytest_llmperf.model import Sample
+
+RESAMPLES = 400
+CONFIDENCE = 0.95
+_QUANTILES = {"median": 0.5, "p50": 0.5, "p90": 0.90, "p95": 0.95, "p99": 0.99}
+
+
+def interval(sample: Sample, statistic: str) -> tuple[float, float] | None:
+    """The 95 % confidence interval of a statistic, None where only one round was taken.
+
+    Bootstraps whole rounds, not single values: those of one round are not independent
+    (Efron & Tibshirani 1993, the percentile interval; Field & Welsh 2007 for clusters).
+    """
+    import numpy as np
+
+    if len(sample.by_round) < 2:
+        return None
+    length = min(len(values) for values in sample.by_round)  # so that rounds can be drawn as rows
+    rounds = np.array([values[:length] for values in sample.by_round])
+    draws = np.random.default_rng(0).integers(len(rounds), size=(RESAMPLES, len(rounds)))
+    resampled = rounds[draws].reshape(RESAMPLES, -1)
+    if statistic in _QUANTILES:
+        estimates = np.quantile(resampled, _QUANTILES[statistic], axis=1)
+    else:
+        estimates = getattr(np, statistic)(resampled, axis=1)  # mean, min, max
+    tail = (1 - CONFIDENCE) / 2
+    return float(np.quantile(estimates, tail)), float(np.quantile(estimates, 1 - tail))
+
+
+def supported(values: Sequence[float], statistic: str) -> bool:
+    """Whether a percentile exists in the sample: at least one value beyond it, n·(1 − q) ≥ 1.
+
+    The p95 of nine samples is their maximum (and gated as one, 19 % flaky in a peer's suite).
+    """
+    return len(values) >= samples_needed(statistic)
+
+
+def samples_needed(statistic: str) -> int:
+    """How many samples a percentile needs to exist: 100 for p99."""
+    if statistic not in ("p90", "p95", "p99"):
+        return 1
+    return round(1 / (1 - _QUANTILES[statistic]))
