@@ -47,13 +47,13 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture
 def llm(request: pytest.FixtureRequest) -> Llm:
     """Loads the model that the test's `llm_perf` mark names, and measures it: `llm.measure()`."""
-    return running(request.config).llm(request)
+    return working_part(request.config).llm(request)
 
 
 @pytest.fixture
 def llmperf(request: pytest.FixtureRequest) -> Llm:
     """The fixture `llm` by another name, for suites that have an `llm` of their own."""
-    return running(request.config).llm(request)
+    return working_part(request.config).llm(request)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -85,10 +85,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     from pytest_llmperf.plugin.marks import together_by_target
 
     items[:] = together_by_target(items, measuring)
-    running(config)
+    working_part(config)
 
 
-def running(config: pytest.Config) -> Running:
+def working_part(config: pytest.Config) -> Running:
     """The part of the plugin that measures, registered when it is first needed."""
     if RUNNING not in config.stash:
         from pytest_llmperf.plugin.running import Running

@@ -1,0 +1,134 @@
+"""Does measuring disturb what is measured?
+
+Alternates, in random order within each pair, one generation as the plugin takes it and one of the same
+`generate()` with the same arguments timed bare, and prints the median of the ratios with its 95 % interval:
+
+    ttft_ms, tpot_ms    as reported / by a stopwatch of three lines in place of everything the plugin does
+    whole call          the plugin's call / the call with no streamer and no logits processor at all
+
+    python benchmarks/overhead.py [--pairs 200] [--threads 1] [TARGET …]
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from pytest_llmperf.measure import collector_quiet, torch_threads
+from pytest_llmperf.model import Trace, Workload
+from pytest_llmperf.targets import LoadOptions, Request, Target, resolve
+
+MILLISECOND_MODEL = "random:gpt2?n_layer=2&n_embd=128&n_head=4&vocab_size=1000"
+GPT2_SMALL = "random:gpt2"
+BAR = (0.99, 1.01)
+
+
+class Stopwatch:
+    """The least that can time a generation from inside."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def put(self, value: Any) -> None:
+        self.times.append(time.perf_counter())
+
+    def end(self) -> None:
+        pass
+
+
+def reported(target: Target, request: Request) -> dict[str, float]:
+    started = time.perf_counter()
+    with collector_quiet():
+        trace = target.run(request, time.perf_counter)
+    return {**figures(trace.sent, trace.arrivals), "whole call": time.perf_counter() - started, "kind": 0}
+
+
+def bare(target: Any, request: Request) -> dict[str, float]:
+    watch = Stopwatch()
+    sent = time.perf_counter()
+    generate(target, request, streamer=watch)
+    return figures(sent, tuple(watch.times[1:]))
+
+
+def silent(target: Any, request: Request) -> dict[str, float]:
+    sent = time.perf_counter()
+    generate(target, request)
+    return {"whole call": time.perf_counter() - sent}
+
+
+def generate(target: Any, request: Request, **extra: Any) -> None:
+    target.model.generate(
+        **request.prompt,
+        max_new_tokens=request.workload.output_tokens,
+        do_sample=False,
+        num_beams=1,
+        eos_token_id=None,
+        pad_token_id=0,
+        **extra,
+    )
+
+
+def figures(sent: float, arrivals: tuple[float, ...]) -> dict[str, float]:
+    trace = Trace(sent, arrivals, prompt_tokens=0)
+    return {
+        "ttft_ms": trace.arrivals[0] - sent,
+        "tpot_ms": (trace.arrivals[-1] - trace.arrivals[0]) / (trace.output_tokens - 1),
+    }
+
+
+def ratios(target: Target, workload: Workload, pairs: int) -> dict[str, list[float]]:
+    """Per metric, as reported over bare, one ratio a pair."""
+    found: dict[str, list[float]] = {"ttft_ms": [], "tpot_ms": [], "whole call": []}
+    arms: list[Callable[[Any, Request], dict[str, float]]] = [reported, bare, silent]
+    for pair in range(-5, pairs):
+        request = target.request(workload, seed=pair + 100)
+        order = random.sample(arms, len(arms))
+        seen = {arm.__name__: arm(target, request) for arm in order}
+        if pair >= 0:
+            for metric in ("ttft_ms", "tpot_ms"):
+                found[metric].append(seen["reported"][metric] / seen["bare"][metric])
+            found["whole call"].append(seen["reported"]["whole call"] / seen["silent"]["whole call"])
+    return found
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """The 95 % bootstrap interval of the median."""
+    draws = np.random.default_rng(0).choice(values, size=(2000, len(values)))
+    low, high = np.quantile(np.median(draws, axis=1), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("targets", nargs="*", default=[MILLISECOND_MODEL, GPT2_SMALL], metavar="TARGET")
+    parser.add_argument("--pairs", type=int, default=200)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="auto")
+    parsed = parser.parse_args()
+    table = Table("target", "metric", "ratio", "95 % interval", f"within {BAR[0]}–{BAR[1]}", title="as reported / bare")
+    missed = 0
+    for name in parsed.targets:
+        target = resolve(name).load(LoadOptions(device=parsed.device))
+        with torch_threads(parsed.threads):
+            found = ratios(target, Workload(prompt_tokens=32, output_tokens=32), parsed.pairs)
+        for metric, values in found.items():
+            low, high = interval(values)
+            met = BAR[0] <= low and high <= BAR[1]
+            missed += not met
+            table.add_row(
+                name, metric, f"{statistics.median(values):.4f}", f"{low:.4f} – {high:.4f}", "yes" if met else "NO"
+            )
+    Console().print(table)
+    return int(missed > 0)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
