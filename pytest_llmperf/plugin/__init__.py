@@ -85,7 +85,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     from pytest_llmperf.plugin.marks import together_by_target
 
     items[:] = together_by_target(items, measuring)
-    working_part(config)
+    if not config.getoption("collectonly"):
+        working_part(config)
 
 
 def working_part(config: pytest.Config) -> Running:

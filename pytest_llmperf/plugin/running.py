@@ -17,7 +17,6 @@ from pytest_llmperf.plugin.items import FIXTURES, measures
 from pytest_llmperf.plugin.marks import levels_of
 from pytest_llmperf.plugin.progress import Progress
 from pytest_llmperf.reports.table import row_name
-from pytest_llmperf.reports.terminal import failure_text, full_text, summary
 from pytest_llmperf.session import Defaults, Llm, Session
 
 LLM = pytest.StashKey[Llm]()
@@ -66,6 +65,8 @@ class Running:
         if llm is not None and llm.results:
             broken = [result for result in llm.results if result.verdict and result.verdict.fails]
             if broken:
+                from pytest_llmperf.reports.terminal import failure_text
+
                 pytest.fail("\n\n".join(failure_text(result) for result in broken), pytrace=False)
         elif measures(item):
             pytest.fail(_measured_nothing(item), pytrace=False)
@@ -104,6 +105,8 @@ class Running:
 
 def write_summary(reporter: pytest.TerminalReporter, records: list[dict[str, Any]]) -> None:
     """The table of what was measured, at the end of the run."""
+    from pytest_llmperf.reports.terminal import summary
+
     results = [Result.from_plain(record) for record in records]
     verbosity = reporter.config.get_verbosity()
     if verbosity >= 0:
@@ -116,6 +119,8 @@ def write_summary(reporter: pytest.TerminalReporter, records: list[dict[str, Any
 def _tell(item: pytest.Item, result: Result) -> None:
     """A section of the report (`-rP` shows it), and properties for JUnit XML."""
     if not (result.verdict and result.verdict.fails):  # a failure's text shows its table already
+        from pytest_llmperf.reports.terminal import full_text
+
         item.add_report_section("call", "llmperf", full_text(result))
     label = result.key.removeprefix(item.nodeid).removeprefix("::")
     properties: list[tuple[str, object]] = [
