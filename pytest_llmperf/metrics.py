@@ -75,18 +75,23 @@ def summarize(measurement: Measurement) -> Measurement:
 def _sample(by_round: Sequence[Values] | Unknown) -> Sample | Unknown:
     if isinstance(by_round, Unknown):
         return by_round
-    known = [values for values in by_round if not isinstance(values, Unknown)]
-    unknown = [values for values in by_round if isinstance(values, Unknown)]
-    if unknown or not any(known):
-        return unknown[0] if unknown else Unknown("no round was taken")
-    return Sample(known)
+    known = []
+    for values in by_round:
+        if isinstance(values, Unknown):
+            return values
+        known.append(values)
+    return Sample(known) if known else Unknown("no round was taken")
 
 
 def _per_request(read: Callable[[Trace], float | Unknown]) -> Callable[[Measurement], list[Values]]:
     def one_round(taken: Round) -> Values:
-        values = [read(trace) for trace in taken.traces]
-        known = [value for value in values if not isinstance(value, Unknown)]
-        return next((value for value in values if isinstance(value, Unknown)), None) or known
+        known = []
+        for trace in taken.traces:
+            value = read(trace)
+            if isinstance(value, Unknown):
+                return value
+            known.append(value)
+        return known
 
     return lambda measurement: [one_round(taken) for taken in measurement.rounds]
 

@@ -27,9 +27,6 @@ class Unknown:
 
     reason: str
 
-    def __bool__(self) -> bool:
-        return False
-
 
 @dataclass(frozen=True)
 class Workload:
@@ -370,8 +367,8 @@ class Result:
     device: str
     rounds: int
     rows: tuple[Row, ...]
-    place: str = ""
-    """`path:line` of the test."""
+    expected_to_fail: bool = False
+    """The test is marked xfail."""
 
     @property
     def verdict(self) -> Verdict | None:

@@ -108,6 +108,7 @@ class Seen:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         for result in getattr(report, "llmperf", ()):
+            result["expected_to_fail"] = hasattr(report, "wasxfail")
             self._results[result["key"]] = result  # a rerun takes the place of what it repeats
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:

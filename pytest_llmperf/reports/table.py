@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -41,13 +42,14 @@ class Table:
 _OVERVIEW = (
     Column("test"),
     Column("tokens", right=True),
+    Column("cold_ttft_ms", right=True, wide_only=True),
     Column("ttft_ms", right=True),
     Column("tpot_ms", right=True),
     Column("tokens/s", right=True, wide_only=True),
     Column("peak MiB", right=True),
     Column("verdict"),
 )
-_SHOWN = ("ttft_ms", "tpot_ms", "output_tokens_per_s", "peak_memory_mib")
+_SHOWN = ("cold_ttft_ms", "ttft_ms", "tpot_ms", "output_tokens_per_s", "peak_memory_mib")
 _DETAILS = (
     Column("metric"),
     Column("measured", right=True),
@@ -66,7 +68,10 @@ def overview(results: Sequence[Result]) -> list[Table]:
         table = tables.setdefault(module, Table(module, "", _OVERVIEW))
         medians = {row.metric: row.value for row in result.rows if row.statistic == "median"}
         figures = [_figure(medians.get(metric)) for metric in _SHOWN]
-        table.rows.append((Cell(name or module), Cell(shape(result.workload)), *figures, verdict_cell(result.verdict)))
+        verdict = verdict_cell(result.verdict)
+        if result.expected_to_fail:
+            verdict = dataclasses.replace(verdict, verdict=None, dim=True)
+        table.rows.append((Cell(name or module), Cell(shape(result.workload)), *figures, verdict))
     return list(tables.values())
 
 
@@ -126,6 +131,9 @@ def counts(results: Sequence[Result]) -> str:
     """`12 measured: 1 broken, 10 ok, 1 without limits`."""
     tally = Counter(result.verdict for result in results)
     judged = [f"{tally[verdict]} {verdict.lower()}" for verdict in Verdict if tally[verdict]]
+    expected = sum(bool(result.verdict and result.verdict.fails) for result in results if result.expected_to_fail)
+    if expected:
+        judged[0] += f" ({expected} expected)"
     unjudged = [result for result in results if result.verdict is None]
     smoke = sum(any(row.limit for row in result.rows) for result in unjudged)
     judged += [f"{smoke} {NOT_JUDGED}"] if smoke else []

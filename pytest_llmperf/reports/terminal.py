@@ -45,7 +45,7 @@ def summary(results: Sequence[Result], width: int, colour: bool, verbosity: int)
         return _text(line, width, colour)
     parts: list[RenderableType] = []
     if len(results) > 1 or verbosity == 0:
-        parts += [_overview_table(table, width) for table in overview(results)]
+        parts += _overview(overview(results), width)
     if verbosity > 0:
         for result in results:
             parts += [_rendered(details(result, samples=verbosity > 1), width), Text("")]
@@ -59,12 +59,22 @@ def table_text(table: Table, width: int, colour: bool) -> str:
     return _text(rendered, width, colour)
 
 
-def _overview_table(table: Table, width: int) -> RenderableType:
+def _overview(tables: Sequence[Table], width: int) -> list[RenderableType]:
+    """The tables of all modules, their columns of one width, so that figures stand below each other."""
+    widths = {
+        column.name: max([len(column.name), *(len(row[index].text) for table in tables for row in table.rows)])
+        for index, column in enumerate(tables[0].columns)
+        if index > 0
+    }
+    return [_module(table, widths, width) for table in tables]
+
+
+def _module(table: Table, widths: dict[str, int], width: int) -> RenderableType:
     rendered = _empty(table.columns, width)
-    # The same widths in the table of every module, so that figures stand below each other.
     for column, described in zip(rendered.columns, _kept(table.columns, width), strict=True):
-        column.width = {"test": None, "verdict": 12}.get(described.name, 9)
+        column.width = widths.get(described.name)
     rendered.expand = True
+    rendered.columns[0].ratio = 1  # all room left over goes to the name
     _fill(rendered, table, width)
     return Group(Text(table.title, style="bold"), Padding(rendered, (0, 0, 1, 2)))
 

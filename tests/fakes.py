@@ -1,0 +1,109 @@
+"""A clock that moves only when told, a target that takes exactly the time it says, a device that records calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from pytest_llmperf.model import Trace, Unknown, Workload
+from pytest_llmperf.targets import Clock, Request
+from pytest_llmperf.targets.device import MemoryTrack
+
+TINY = "random:gpt2?n_layer=2&n_embd=64&n_head=4&vocab_size=500&n_positions=256"
+"""A model of about 0.5 ms per token, for tests of the real thing."""
+
+
+class FakeClock:
+    """Seconds that pass only by `advance()`."""
+
+    def __init__(self, now: float = 1000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+
+
+class FakeDevice:
+    """Records every call in order; memory figures are set by the test."""
+
+    name = "fake"
+
+    def __init__(self, *, has_own_clock: bool = False, peak: int = 0, end: int = 0, available: int = 2**40) -> None:
+        self.has_own_clock = has_own_clock
+        self.calls: list[str] = []
+        self.peak, self.end, self.available = peak, end, available
+
+    def stamp(self, clock: Clock) -> float:
+        self.calls.append("stamp")
+        return clock()
+
+    def seconds(self, start: float, end: float) -> float:
+        self.calls.append("seconds")
+        return end - start
+
+    def synchronize(self) -> None:
+        self.calls.append("synchronize")
+
+    @contextmanager
+    def track_memory(self) -> Iterator[MemoryTrack]:
+        self.calls.append("track")
+        track = MemoryTrack()
+        yield track
+        track.peak, track.end = self.peak, self.end
+
+    def reserved_bytes(self) -> int:
+        return 3 * 2**20
+
+    def available_bytes(self) -> int:
+        return self.available
+
+    def release(self) -> None:
+        self.calls.append("release")
+
+
+@dataclass
+class FakeTarget:
+    """Takes `ttft` seconds to the first token and `gap` to each further one, scaled per round if asked.
+
+    Args:
+        scales: factor on the times of successive rounds; the last holds for all after it.
+    """
+
+    clock: FakeClock
+    ttft: float = 0.1
+    gap: float = 0.01
+    scales: list[float] = field(default_factory=lambda: [1.0])
+    weights: int | Unknown = 100 * 2**20
+    kv_cache: int | Unknown = 2 * 2**20
+    id: str = "fake"
+    dtype: str = "float32"
+    model: Any = None
+    tokenizer: Any = None
+    device: FakeDevice = field(default_factory=FakeDevice)
+    seeds: list[int] = field(default_factory=list)
+    runs: int = 0
+
+    def request(self, workload: Workload, seed: int) -> Request:
+        self.seeds.append(seed)
+        return Request(workload, seed)
+
+    def run(self, request: Request, clock: Clock) -> Trace:
+        scale = self.scales[min(self.runs, len(self.scales) - 1)]
+        self.runs += 1
+        sent = clock()
+        arrivals = []
+        for k in range(request.workload.output_tokens):
+            self.clock.advance(scale * (self.gap if k else self.ttft))
+            arrivals.append(clock())
+        return Trace(sent, tuple(arrivals), request.workload.prompt_tokens, sequences=request.workload.batch_size)
+
+    def weights_bytes(self) -> int | Unknown:
+        return self.weights
+
+    def kv_cache_bytes(self, request: Request) -> int | Unknown:
+        return self.kv_cache
