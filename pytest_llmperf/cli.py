@@ -110,7 +110,8 @@ def _measure(parsed: argparse.Namespace) -> int:
     console = Console(stderr=True)
     with console.status("starting") as status:
         session = Session(defaults, lambda stage: status.update(stage or "…"))
-        llm = Llm(session, parsed.target, [check(parsed.limit, {"model": parsed.target})])
+        level = check(parsed.limit, {"model": parsed.target})
+        llm = Llm(session, level.keywords["model"].id, [level])
         measurements = []
         for workload in workloads:
             label = shape(workload) if len(workloads) > 1 else None

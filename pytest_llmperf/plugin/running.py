@@ -53,7 +53,9 @@ class Running:
             item.stash[LLM] = llm
         return item.stash[LLM]
 
-    def pytest_report_collectionfinish(self) -> str:
+    def pytest_report_collectionfinish(self) -> str | list[str]:
+        if self._config.get_verbosity() < 0:
+            return []
         return f"llmperf: {_machine(option(self._config, 'device'))}, {_threads(option(self._config, 'threads'))}"
 
     @pytest.hookimpl(wrapper=True)

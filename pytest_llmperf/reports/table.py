@@ -101,9 +101,10 @@ def details(result: Result, *, limits_only: bool = False, samples: bool = False)
 def conditions(result: Result) -> str:
     """`gpt2 · 512 → 128 tokens · batch 1 · cuda NVIDIA H200 · 12 rounds`."""
     workload = result.workload
+    target = [] if result.key.partition("::")[0] == result.target else [result.target]  # else it is the title
     return " · ".join(
         [
-            result.target,
+            *target,
             f"{workload.prompt_tokens} → {workload.output_tokens} tokens",
             f"batch {workload.batch_size}",
             result.device,

@@ -1,0 +1,133 @@
+"""Every code block of the README and the docs is run, and every table made from code is what the code says."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+from markdown_it import MarkdownIt
+
+from pytest_llmperf import cli
+from pytest_llmperf.options import OPTIONS
+from pytest_llmperf.reports.catalogue import catalogue_markdown
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / ".github" / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+MAKEFILE = (ROOT / "Makefile").read_text()
+
+
+@dataclass(frozen=True)
+class Block:
+    page: str
+    line: int
+    language: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.page}:{self.line}-{self.language}"
+
+
+BLOCKS = [
+    Block(page.name, (token.map or [0])[0] + 1, token.info, token.content)
+    for page in PAGES
+    for token in MarkdownIt().parse(page.read_text())
+    if token.type == "fence"
+]
+
+
+def blocks(language: str) -> list[Block]:
+    return [block for block in BLOCKS if block.language == language]
+
+
+def test_every_block_has_a_language_that_is_run() -> None:
+    assert {block.language for block in BLOCKS} <= {"python", "console", "ini", "yaml", "text"}
+
+
+@pytest.mark.parametrize("block", blocks("python"), ids=str)
+def test_a_python_block_is_a_test_module_that_passes(suite: pytest.Pytester, block: Block) -> None:
+    suite.makepyfile(test_block=block.text)
+    outcomes = suite.runpytest("--llmperf-max-time=0.2").parseoutcomes()
+    assert outcomes.pop("passed", 0) >= 1
+    assert outcomes == {}
+
+
+@pytest.mark.parametrize("block", blocks("console"), ids=str)
+def test_a_console_block_holds_commands_that_exist(suite: pytest.Pytester, block: Block) -> None:
+    commands = [line.removeprefix("$ ") for line in block.text.splitlines() if line.startswith("$ ")]
+    assert commands
+    for command in commands:
+        check_command(suite, command)
+
+
+@pytest.mark.parametrize("block", blocks("yaml"), ids=str)
+def test_a_workflow_runs_commands_that_exist(suite: pytest.Pytester, block: Block) -> None:
+    workflow = yaml.safe_load(block.text)
+    commands = [step["run"] for job in workflow["jobs"].values() for step in job["steps"] if "run" in step]
+    assert commands
+    for command in commands:
+        check_command(suite, command)
+
+
+def check_command(suite: pytest.Pytester, command: str) -> None:
+    program, *arguments = shlex.split(command)
+    if program == "make":
+        assert re.search(rf"^{arguments[0]}:", MAKEFILE, re.MULTILINE), command
+        subprocess.run(["make", "-n", *arguments], cwd=ROOT, check=True, capture_output=True)
+    elif program == "pip":
+        assert arguments[0] == "install", command
+        assert {name.partition("[")[0] for name in arguments[1:]} <= {"pytest-llmperf", "-e", "."}, command
+    elif program == "llmperf":
+        cli._parser().parse_args(arguments)
+    elif program == "pytest":
+        suite.makepyfile(test_command="def test_nothing(): pass")
+        options = [argument for argument in arguments if argument.startswith("-")]
+        assert suite.runpytest("--collect-only", *options).ret == 0, command
+    else:
+        pytest.fail(f"no way to check the command {command!r}")
+
+
+@pytest.mark.parametrize("block", blocks("ini"), ids=str)
+def test_an_ini_block_is_accepted(pytester: pytest.Pytester, block: Block) -> None:
+    pytester.makeini(block.text)
+    pytester.makepyfile("def test_nothing(): pass")
+    assert pytester.runpytest("--strict-config", "-p", "no:cacheprovider").ret == 0
+
+
+@pytest.mark.parametrize("block", blocks("text"), ids=str)
+def test_the_failure_shown_is_what_a_failure_looks_like(suite: pytest.Pytester, block: Block) -> None:
+    shown_test = blocks("python")[0].text
+    suite.makepyfile(test_chat=shown_test.replace("tpot_ms < 200", "tpot_ms < 0.005"))
+    output = suite.runpytest("--llmperf-max-time=0.2").stdout.str()
+    start = output.index("BROKEN tpot_ms")
+    seen = output[start:].splitlines()[: len(block.text.splitlines())]
+    assert list(map(without_figures, seen)) == list(map(without_figures, block.text.splitlines()))
+
+
+def without_figures(line: str) -> str:
+    """The line without numbers, intervals, the machine's name and the widths of columns."""
+    line = re.sub(r" · cpu .*", " · cpu", line)
+    line = re.sub(r"( ± )?\d[\d,.]*", "#", line)
+    line = re.sub(r"##", "#", line)
+    return re.sub(r"[\s─]+", " ", line).strip()
+
+
+def test_the_table_of_metrics_is_the_catalogue() -> None:
+    assert catalogue_markdown() in (ROOT / "docs" / "metrics.md").read_text()
+
+
+def test_every_option_is_in_the_table_of_options() -> None:
+    page = (ROOT / "docs" / "writing-tests.md").read_text()
+    for option in OPTIONS.values():
+        assert f"`{option.flag or option.ini}" in page, option.name
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+            if not target.startswith("http"):
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
