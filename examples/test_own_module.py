@@ -7,6 +7,7 @@ time per output token cannot be below that. The test is expected to fail; take t
 import time
 
 import pytest
+
 from pytest_llmperf import llm_perf, tpot_ms
 
 

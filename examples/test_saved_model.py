@@ -7,6 +7,7 @@ byte-level BPE tokenizer trained on this very file.
 from pathlib import Path
 
 import pytest
+
 from pytest_llmperf import detokenize_ms, llm_perf, peak_memory_mib, tokenize_ms, ttft_ms
 
 PROMPT = "The model is in the session's cache by now, and a prompt of text is tokenized first."

@@ -4,6 +4,7 @@ short-short: overhead · long-short: prefill · short-long: decode · long-long:
 """
 
 import pytest
+
 from pytest_llmperf import llm_perf, random_weights, tpot_ms, ttft_ms
 from pytest_llmperf.workloads import PRESETS
 

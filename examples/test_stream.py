@@ -15,7 +15,7 @@ def toy_engine(prompt_ids, output_tokens):
         yield prompt_ids[position % len(prompt_ids)]
 
 
-@llm_perf(10 < ttft_ms, ttft_ms < 500, tpot_ms >= 2, tpot_ms < 100, model=stream(toy_engine), prompt_tokens=10)
+@llm_perf(ttft_ms > 10, ttft_ms < 500, tpot_ms >= 2, tpot_ms < 100, model=stream(toy_engine), prompt_tokens=10)
 def test_toy_engine(llm):
     """Limits in both directions bracket what is known about the toy; the unusual ones are noted."""
     llm.measure()

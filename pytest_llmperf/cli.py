@@ -81,7 +81,7 @@ def _option_type(option: Option) -> Callable[[str], Any]:
     def parse(text: str) -> Any:
         try:
             return option.parse(text)
-        except ValueError as error:
+        except (ValueError, UsageError) as error:
             raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
 
     return parse

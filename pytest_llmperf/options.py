@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from pytest_llmperf.errors import UsageError, did_you_mean
+from pytest_llmperf.names import device_name, dtype_name
 
 
 def _one_of(*choices: str) -> Callable[[str], str]:
@@ -78,8 +79,8 @@ _OPTIONS = (
     ),
     _option("rounds", _whole, None, "N", "exactly N timed rounds (default: as many as precision needs, at least 3)"),
     _option("max_time", _seconds, 10.0, "S", "seconds for the timed rounds of one measurement (default: 10)"),
-    _option("device", str, "auto", "DEVICE", "auto, cpu, cuda, cuda:1 or mps, for marks that do not say"),
-    _option("dtype", str, None, "DTYPE", "float32, bfloat16 or float16, for marks that do not say"),
+    _option("device", device_name, "auto", "DEVICE", "auto, cpu, cuda, cuda:1 or mps, for marks that do not say"),
+    _option("dtype", dtype_name, None, "DTYPE", "float32, bfloat16 or float16, for marks that do not say"),
     _option("threads", _threads, 1, "N|all", "CPU threads of torch while measuring (default: 1, the steadiest)"),
     Option(
         "missing_device",
@@ -106,6 +107,6 @@ def choose(name: str, *, mark: Any = None, command_line: str | None = None, ini:
         if text:
             try:
                 return option.parse(text)
-            except ValueError as error:
+            except (ValueError, UsageError) as error:
                 raise UsageError(f"{source}={text}: {error}") from None
     return option.default

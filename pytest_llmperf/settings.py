@@ -14,9 +14,8 @@ from pytest_llmperf.errors import UsageError, did_you_mean
 from pytest_llmperf.limits import Expression, parse
 from pytest_llmperf.mark import KEYWORDS
 from pytest_llmperf.model import Limit, Tolerance, Workload
+from pytest_llmperf.names import device_name, dtype_name
 from pytest_llmperf.targets import LoadOptions, Reference, resolve
-from pytest_llmperf.targets.device import check_device_name
-from pytest_llmperf.targets.references import dtype_name
 from pytest_llmperf.units import fraction
 from pytest_llmperf.workloads import preset
 
@@ -164,7 +163,7 @@ _CHECKS: Mapping[str, Callable[[Any], Any]] = {
     **{name: _size(name) for name in _SIZES},
     "workload": _workload,
     "dtype": dtype_name,
-    "device": check_device_name,
+    "device": device_name,
     "threads": _threads,
     "tolerance": _tolerance,
     "rounds": _rounds,

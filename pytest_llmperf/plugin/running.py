@@ -100,6 +100,8 @@ class Running:
             if self._config.get_verbosity() >= 2 and not missing_device:
                 raise
             message = str(error)
+        finally:
+            self._progress("")
         if missing_device and option(self._config, "missing_device") == "skip":
             raise pytest.skip.Exception(message, _use_item_location=True) from None
         raise pytest.fail.Exception(message, pytrace=False) from None

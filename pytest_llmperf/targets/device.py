@@ -11,10 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from pytest_llmperf.errors import DeviceMissingError, UsageError, did_you_mean
+from pytest_llmperf.errors import DeviceMissingError
 from pytest_llmperf.model import Unknown
-
-DEVICE_TYPES = ("auto", "cpu", "cuda", "mps")
+from pytest_llmperf.names import device_name
 
 Stamp = Any
 """A moment on the device: a clock reading on CPU, an event per GPU on CUDA."""
@@ -218,20 +217,6 @@ class Mps:
         torch.mps.empty_cache()
 
 
-def check_device_name(name: object) -> str:
-    """The name, if it has the form of a device.
-
-    Raises:
-        UsageError: naming the nearest device type.
-    """
-    if isinstance(name, str):
-        kind, _, index = name.partition(":")
-        if kind in DEVICE_TYPES and (not index or (kind == "cuda" and index.isdecimal())):
-            return name
-    known = ("auto", "cpu", "cuda", "cuda:1", "mps")
-    raise UsageError(f"device={name!r} is no device{did_you_mean(str(name), known)} (known: {', '.join(known)})")
-
-
 def device_of(name: str) -> Device:
     """The device of that name; `auto` is the first of cuda, mps and cpu that is there.
 
@@ -240,7 +225,7 @@ def device_of(name: str) -> Device:
     """
     import torch
 
-    kind, _, index = check_device_name(name).partition(":")
+    kind, _, index = device_name(name).partition(":")
     has_mps = torch.backends.mps.is_available()
     if kind == "auto":
         kind = "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"

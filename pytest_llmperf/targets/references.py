@@ -13,16 +13,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pytest_llmperf.errors import UsageError, did_you_mean
+from pytest_llmperf.errors import UsageError
 from pytest_llmperf.model import Unknown
+from pytest_llmperf.names import dtype_name
 from pytest_llmperf.targets.protocol import LoadOptions, Reference, Target
 from pytest_llmperf.targets.stream import Stream
 
 if TYPE_CHECKING:
     import torch
-
-_SHORT_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "half": "float16", "float": "float32"}
-_DTYPES = ("auto", "float32", "float16", "bfloat16", "float64")
 
 
 @dataclass(frozen=True)
@@ -149,19 +147,6 @@ def resolve(target: object) -> Reference:
         f"model={target!r} is no target: expected a Hub id, a local folder, random_weights(…), "
         f"stream(…) or a torch.nn.Module{hint}"
     )
-
-
-def dtype_name(dtype: object) -> str:
-    """`bfloat16` of `"bf16"`, `"torch.bfloat16"` or `torch.bfloat16`.
-
-    Raises:
-        UsageError: naming the nearest dtype.
-    """
-    name = str(dtype).removeprefix("torch.")
-    name = _SHORT_DTYPES.get(name, name)
-    if name not in _DTYPES:
-        raise UsageError(f"dtype={dtype!r} is no dtype{did_you_mean(name, _DTYPES)} (known: {', '.join(_DTYPES)})")
-    return name
 
 
 def _module(module: object) -> Module:
