@@ -83,7 +83,7 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name.startswith("__"):
         raise AttributeError(name)
-    import importlib
+    import importlib.util
 
     if name in _HOMES:
         return getattr(importlib.import_module(f"pytest_llmperf.{_HOMES[name]}"), name)
@@ -93,7 +93,7 @@ def __getattr__(name: str) -> Any:
     from pytest_llmperf.errors import nearest
 
     near = nearest(name, __all__)
-    if near is not None:
+    if near is not None and importlib.util.find_spec(f"pytest_llmperf.{name}") is None:
         # `from … import` turns an AttributeError into its own text, and the hint would be lost.
         raise ImportError(f"cannot import name {name!r} from 'pytest_llmperf'; did you mean {near!r}?", name=name)
     raise AttributeError(f"module 'pytest_llmperf' has no attribute {name!r}")

@@ -17,15 +17,15 @@ from numbers import Real
 from typing import NoReturn
 
 from pytest_llmperf.errors import UsageError, did_you_mean
-from pytest_llmperf.metrics import CATALOGUE, Kind, Metric
+from pytest_llmperf.metrics import CATALOGUE, Kind, Metric, Per
 from pytest_llmperf.model import STATISTICS, Limit, Tolerance
 from pytest_llmperf.units import fraction
 
 _FORM = "a limit is METRIC[.STATISTIC] < NUMBER, like 'ttft_ms < 50' or 'itl_ms.p99 <= 12'"
-_TEXT = re.compile(
-    r"\s*(?P<name>[A-Za-z_]\w*)\s*(?:\.\s*(?P<attribute>\w+)\s*(?P<arguments>\([^)]*\))?)?\s*(?P<rest>.*?)\s*"
-)
-_BOUND = re.compile(r"(?P<operator><=|>=|<|>)\s*(?P<number>[^\s<>=]+)\s*(?P<unit>[^\d\s<>=][^<>=]*)?")
+_SUBJECT = r"\s*(?P<subject>[A-Za-z_]\w*(?:\s*\.\s*\w+)*?)\s*"
+_LIMIT = re.compile(_SUBJECT + r"(?P<operator><=|>=|<|>)\s*(?P<bound>\S.*)", re.DOTALL)
+_TOLERANCE = re.compile(_SUBJECT + r"\.\s*within\s*\((?P<tolerance>[^()]*)\)\s*")
+_PERCENTILES = ("p90", "p95", "p99")
 
 
 class Expression:
@@ -39,11 +39,16 @@ class Expression:
         return self._metric.name if self._statistic == "median" else f"{self._metric.name}.{self._statistic}"
 
     def __getattr__(self, name: str) -> Expression:
-        if name in STATISTICS and self._statistic == "median":
-            return Expression(self._metric, name)
-        raise AttributeError(
-            f"{self!r} has no statistic {name!r}{did_you_mean(name, STATISTICS)} (known: {', '.join(STATISTICS)})"
-        )
+        if name.startswith("_"):
+            raise AttributeError(name)  # asked for by copy and pickle before there is anything to answer with
+        if self._statistic != "median":
+            raise AttributeError(f"{self!r} is a statistic already; it has no {name!r}")
+        if name not in STATISTICS:
+            known = f"{did_you_mean(name, STATISTICS)} (known: {', '.join(STATISTICS)})"
+            raise AttributeError(f"{self!r} has no statistic {name!r}{known}")
+        if name in _PERCENTILES and self._metric.per is Per.MEASUREMENT:
+            raise AttributeError(f"{self!r} has one value per measurement, and so no {name}; write {self!r} alone")
+        return Expression(self._metric, name)
 
     def within(self, tolerance: str | float) -> Tolerance:
         """`tpot_ms.within("3%")`: the tolerance of this metric against its baseline, which makes it gate.
@@ -93,9 +98,13 @@ class Expression:
         if isinstance(bound, bool) or not isinstance(bound, Real):
             unit = self._metric.unit
             raise TypeError(f"{shown}: expected a plain number of {unit}, not {type(bound).__name__}")
-        if not math.isfinite(bound):
+        try:
+            number = float(bound)
+        except OverflowError:
+            number = math.inf
+        if not math.isfinite(number):
             raise ValueError(f"{shown}: a limit must be a finite number of {self._metric.unit}")
-        return Limit(self._metric.name, self._statistic, symbol, float(bound))
+        return Limit(self._metric.name, self._statistic, symbol, number)
 
 
 EXPRESSIONS: Mapping[str, Expression] = {name: Expression(metric) for name, metric in CATALOGUE.items()}
@@ -114,47 +123,52 @@ def parse(text: str) -> Limit | Tolerance:
     Raises:
         UsageError: naming the text and what in it is wrong.
     """
-    match = _TEXT.fullmatch(text)
-    if match is None or re.match(r"\s*[-+.\d]", text):
-        raise UsageError(f"{text!r}: {_FORM}")
     try:
-        return _parse(text, match)
+        return _parse(text)
     except (UsageError, AttributeError, TypeError, ValueError) as error:
         message = str(error)
         raise UsageError(message if repr(text) in message else f"{text!r}: {message}") from None
 
 
-def _parse(text: str, match: re.Match[str]) -> Limit | Tolerance:
-    subject = expression(match["name"])
-    if match["attribute"] == "within":
-        if not match["arguments"] or match["rest"]:
-            raise UsageError("write the tolerance as tpot_ms.within(3%)")
-        return subject.within(match["arguments"][1:-1].strip().strip("'\""))
-    if match["arguments"]:
-        raise UsageError(f"{match['attribute']} is not called; {_FORM}")
-    if match["attribute"]:
-        subject = getattr(subject, match["attribute"])
-    bound = _BOUND.fullmatch(match["rest"])
-    if bound is None:
-        chained = len(re.findall(r"[<>]=?", text)) > 1
-        raise UsageError("a chained comparison; write two limits" if chained else _FORM)
-    _check_unit(match["name"], bound["unit"])
-    number = _number(bound["number"], CATALOGUE[match["name"]].unit)
-    return subject._limit(bound["operator"], number)
+def _parse(text: str) -> Limit | Tolerance:
+    if len(re.findall(r"[<>]=?", text)) > 1:
+        raise UsageError("a chained comparison; write two limits")
+    if match := _TOLERANCE.fullmatch(text):
+        share = match["tolerance"].strip().strip("'\"")
+        return _subject(match["subject"]).within(float(share) if re.fullmatch(r"0?\.\d+", share) else share)
+    if called := re.search(r"\.\s*(\w+)\s*\(|\.\s*(within)\b", text):
+        name = called[1] or called[2]
+        fix = "write the tolerance as tpot_ms.within(3%)" if name == "within" else f"{name} is not called; {_FORM}"
+        raise UsageError(fix)
+    match = _LIMIT.fullmatch(text)
+    if match is None:
+        raise UsageError(_FORM)
+    subject = _subject(match["subject"])
+    number, unit = _number_and_unit(match["bound"])
+    expected = CATALOGUE[match["subject"].partition(".")[0].strip()].unit
+    if unit not in ("", expected):
+        raise UsageError(f"{subject!r} is in {expected}, not {unit!r}; write the number in {expected}")
+    return subject._limit(match["operator"], number)
 
 
-def _number(text: str, unit: str) -> float:
-    split = re.fullmatch(r"([-+.\deE_]+)([A-Za-z/%]+)", text)  # "50ms" has no space before its unit
-    if split and split[2] != unit:
-        raise UsageError(f"{text!r} is not in {unit}; write the number in {unit}")
-    digits = split[1] if split else text
+def _subject(path: str) -> Expression:
+    name, *statistics = (part.strip() for part in path.split("."))
+    subject = expression(name)
+    for statistic in statistics:
+        subject = getattr(subject, statistic)
+    return subject
+
+
+def _number_and_unit(bound: str) -> tuple[float, str]:
+    """`50`, `50 ms`, or `50ms` with no space before its unit."""
+    number, *units = bound.split()
+    glued = re.fullmatch(r"([-+]?[\d_.]+(?:[eE][-+]?\d+)?)([A-Za-z/%]+)", number)
+    if glued and not units:
+        number, units = glued[1], [glued[2]]
+    unit = " ".join(units)
+    if re.search(r"\d", unit):
+        raise UsageError(_FORM)
     try:
-        return float(digits)
+        return float(number), unit
     except ValueError:
-        raise UsageError(f"{text!r} is not a number; {_FORM}") from None
-
-
-def _check_unit(name: str, unit: str | None) -> None:
-    expected = CATALOGUE[name].unit
-    if unit is not None and unit.strip() != expected:
-        raise UsageError(f"{name} is in {expected}, not {unit.strip()!r}; write the number in {expected}")
+        raise UsageError(f"{number!r} is not a number; {_FORM}") from None

@@ -123,6 +123,8 @@ def _ttft(trace: Trace) -> float:
 def _tpot(trace: Trace) -> float | Unknown:
     if trace.output_tokens < 2:
         return Unknown("time per output token needs at least 2 output tokens")
+    if len(trace.arrivals) < 2:
+        return Unknown("all output tokens arrived at once")
     return (trace.arrivals[-1] - trace.arrivals[0]) / (trace.output_tokens - 1)
 
 
@@ -132,7 +134,7 @@ def _latency(trace: Trace) -> float:
 
 def _itl(taken: Round) -> Values:
     gaps = [milliseconds(gap) for trace in taken.traces for gap in trace.gaps]
-    return gaps or Unknown("inter-token latency needs at least 2 output tokens")
+    return gaps or Unknown("inter-token latency needs at least 2 arrivals")
 
 
 def _output_rate(taken: Round) -> Values:

@@ -230,9 +230,10 @@ class Measurement:
     samples: Mapping[str, Sample | Unknown] = field(default_factory=dict)
 
     def __getattr__(self, name: str) -> Sample | None:
-        if name.startswith("_") or name not in self.samples:
-            raise AttributeError(f"a Measurement has no {name!r}; its metrics are {', '.join(self.samples)}")
-        value = self.samples[name]
+        samples = self.__dict__.get("samples", {})  # not there yet while a copy is being made
+        if name not in samples:
+            raise AttributeError(f"a Measurement has no {name!r}; its metrics are {', '.join(samples)}")
+        value = samples[name]
         return value if isinstance(value, Sample) else None
 
     @property
@@ -302,7 +303,7 @@ class Limit:
 
     @property
     def comparison(self) -> str:
-        return f"{self.operator} {self.bound:g}"
+        return f"{self.operator} {repr(self.bound).removesuffix('.0')}"
 
     def holds(self, value: float) -> bool:
         return _OPERATORS[self.operator](value, self.bound)

@@ -104,7 +104,7 @@ def choose(name: str, *, mark: Any = None, command_line: str | None = None, ini:
     if mark is not None:
         return mark
     for text, source in ((command_line, option.flag), (ini, f"ini {option.ini}")):
-        if text:
+        if text is not None and (text or source == option.flag):  # an ini value that is not set is empty
             try:
                 return option.parse(text)
             except (ValueError, UsageError) as error:

@@ -15,7 +15,7 @@ from pytest_llmperf.limits import Expression, parse
 from pytest_llmperf.mark import KEYWORDS
 from pytest_llmperf.model import Limit, Tolerance, Workload
 from pytest_llmperf.names import device_name, dtype_name
-from pytest_llmperf.targets import LoadOptions, Reference, resolve
+from pytest_llmperf.targets import LoadOptions, Reference, Stream, resolve
 from pytest_llmperf.units import fraction
 from pytest_llmperf.workloads import preset
 
@@ -91,9 +91,12 @@ def merge(levels: Sequence[Level]) -> Settings:
     target = keywords.pop("model", None)
     workload = Workload(**sizes)
     if workload.concurrency > 1 and target is not None and target.in_process:
+        one, instead = "batch", f"; use batch_size={workload.concurrency}"
+        if isinstance(target, Stream):
+            one, instead = "request", ""
         raise UsageError(
-            f"concurrency={workload.concurrency}: {target.id} runs in this process and serves one batch at a time; "
-            f"use batch_size={workload.concurrency}"
+            f"concurrency={workload.concurrency}: {target.id} runs in this process and serves one {one} at a time"
+            f"{instead}"
         )
     return Settings(tuple(limits), tuple(tolerances), target, workload, **keywords)
 

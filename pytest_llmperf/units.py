@@ -41,10 +41,10 @@ def fraction(value: object) -> float:
 
 
 def short_number(value: float) -> str:
-    """At least three significant digits, thousands grouped, no exponent between a thousandth and a million."""
-    if value == int(value) and abs(value) < 1e6:
+    """At least three significant digits, thousands grouped, no exponent between a thousandth and a billion."""
+    if value == int(value) and abs(value) < 1e9:
         return f"{int(value):,}"
-    if abs(value) >= 1e6 or abs(value) < 1e-3:
+    if abs(value) >= 1e9 or abs(value) < 1e-3:
         return f"{value:.3g}"
     return f"{value:,.{decimals(value)}f}"
 
@@ -52,7 +52,9 @@ def short_number(value: float) -> str:
 def plus_minus(value: float, spread: float) -> str:
     """`8.12 ± 0.05`, both to the decimals of the value; the spread is left out where it rounds to nothing."""
     shown = f"{spread:,.{decimals(value)}f}"
-    return short_number(value) + (f" ± {shown}" if float(shown.replace(",", "")) else "")
+    if not float(shown.replace(",", "")):
+        return short_number(value)
+    return f"{value:,.{decimals(value)}f} ± {shown}"
 
 
 def decimals(value: float) -> int:

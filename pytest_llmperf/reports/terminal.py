@@ -118,6 +118,7 @@ def _text(content: RenderableType, width: int = _PLAIN_WIDTH, colour: bool = Fal
     console = Console(
         file=buffer,
         width=width,
+        height=100,  # or rich would ask the terminal for both
         force_terminal=colour,
         color_system="standard" if colour else None,
         no_color=not colour,

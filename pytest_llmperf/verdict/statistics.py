@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from pytest_llmperf.model import Sample
@@ -14,23 +15,29 @@ _QUANTILES = {"median": 0.5, "p50": 0.5, "p90": 0.90, "p95": 0.95, "p99": 0.99}
 def interval(sample: Sample, statistic: str) -> tuple[float, float] | None:
     """The 95 % confidence interval of a statistic, None where only one round was taken.
 
-    Bootstraps whole rounds, not single values: those of one round are not independent
-    (Efron & Tibshirani 1993, the percentile interval; Field & Welsh 2007 for clusters).
+    Bootstraps whole rounds, not single values: those of one round are not independent (Field & Welsh 2007).
+    The percentile interval is too narrow for few rounds, and is stretched about the estimate by Student's
+    factor √(n/(n − 1))·t_(n−1)/z (after Hesterberg 2015, section 5.2): 2.7 for three rounds, 1.06 for thirty.
     """
     import numpy as np
+    from scipy.special import ndtri, stdtrit
 
-    if len(sample.by_round) < 2:
+    count = len(sample.by_round)
+    if count < 2:
         return None
     length = min(len(values) for values in sample.by_round)  # so that rounds can be drawn as rows
     rounds = np.array([values[:length] for values in sample.by_round])
-    draws = np.random.default_rng(0).integers(len(rounds), size=(RESAMPLES, len(rounds)))
+    draws = np.random.default_rng(0).integers(count, size=(RESAMPLES, count))
     resampled = rounds[draws].reshape(RESAMPLES, -1)
     if statistic in _QUANTILES:
         estimates = np.quantile(resampled, _QUANTILES[statistic], axis=1)
     else:
         estimates = getattr(np, statistic)(resampled, axis=1)  # mean, min, max
     tail = (1 - CONFIDENCE) / 2
-    return float(np.quantile(estimates, tail)), float(np.quantile(estimates, 1 - tail))
+    centre = sample.statistic(statistic)
+    stretch = math.sqrt(count / (count - 1)) * stdtrit(count - 1, tail) / ndtri(tail)
+    below, above = np.quantile(estimates, [tail, 1 - tail]) - centre
+    return float(centre + stretch * min(below, 0)), float(centre + stretch * max(above, 0))
 
 
 def supported(values: Sequence[float], statistic: str) -> bool:

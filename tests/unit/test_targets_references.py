@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_llmperf.errors import UsageError
-from pytest_llmperf.targets import Module, Pretrained, RandomWeights, random_weights, resolve, stream
-from pytest_llmperf.targets.references import dtype_name, thawed
+from pytest_llmperf.names import dtype_name
+from pytest_llmperf.targets import LoadOptions, Module, Pretrained, RandomWeights, random_weights, resolve, stream
+from pytest_llmperf.targets.references import thawed
 from tests.fakes import TINY
 
 NAMES = st.from_regex(r"[a-z][a-z0-9_]{0,15}", fullmatch=True).filter(
@@ -36,7 +37,9 @@ class WithGenerate(torch.nn.Module):
 
 
 def test_importing_targets_imports_neither_torch_nor_transformers_nor_numpy():
-    code = "import sys, pytest_llmperf.targets; print([m for m in ('torch','transformers','numpy') if m in sys.modules])"
+    code = (
+        "import sys, pytest_llmperf.targets; print([m for m in ('torch','transformers','numpy') if m in sys.modules])"
+    )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[]"
 
@@ -169,15 +172,13 @@ def test_text_that_begins_with_random_names_random_weights(text):
 )
 def test_what_is_no_target_is_refused_by_name(target, message):
     with pytest.raises(UsageError, match=message) as caught:
-        reference = resolve(target)
-        reference.weights_estimate(_cpu())  # where a value is judged only when it is used
+        _use(target)
     assert "\n" not in str(caught.value)
 
 
-def _cpu():
-    from pytest_llmperf.targets import LoadOptions
-
-    return LoadOptions(device="cpu")
+def _use(target):
+    """Some values are judged only where the reference is used."""
+    return resolve(target).weights_estimate(LoadOptions(device="cpu"))
 
 
 @pytest.mark.parametrize("value", [object(), {1, 2}, torch.float32])

@@ -120,7 +120,7 @@ def test_what_is_no_function_is_refused(fn):
 
 @pytest.mark.parametrize("vocabulary", [0, -1, 2.5, "many", None])
 def test_a_vocabulary_that_is_no_size_is_refused(vocabulary):
-    with pytest.raises(UsageError, match="vocabulary=.*expected a whole number"):
+    with pytest.raises(UsageError, match=r"vocabulary=.*expected a whole number"):
         stream(lambda ids, n: ids, vocabulary=vocabulary)
 
 

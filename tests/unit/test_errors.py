@@ -1,0 +1,51 @@
+"""Errors of one family, and hints at the nearest known name."""
+
+from __future__ import annotations
+
+import pytest
+
+from pytest_llmperf.errors import (
+    DeviceMissingError,
+    LlmperfError,
+    MeasurementError,
+    TargetError,
+    UsageError,
+    did_you_mean,
+    nearest,
+)
+
+
+@pytest.mark.parametrize("kind", [UsageError, TargetError, DeviceMissingError, MeasurementError])
+def test_every_error_on_purpose_is_caught_as_one_family(kind: type[Exception]) -> None:
+    with pytest.raises(LlmperfError, match="the message"):
+        raise kind("the message")
+
+
+def test_a_missing_device_is_a_target_that_cannot_be_loaded() -> None:
+    assert issubclass(DeviceMissingError, TargetError)
+
+
+def test_misuse_is_not_mistaken_for_a_fault_of_the_target() -> None:
+    assert not issubclass(UsageError, TargetError)
+    assert not issubclass(MeasurementError, TargetError)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("ttf_ms", "ttft_ms"), ("ttft", "ttft_ms"), ("tpot_mss", "tpot_ms"), ("zebra", None), ("", None)],
+)
+def test_the_nearest_name_is_found_only_where_one_is_near(name: str, expected: str | None) -> None:
+    assert nearest(name, ["ttft_ms", "tpot_ms"]) == expected
+
+
+def test_a_hint_quotes_the_nearest_name() -> None:
+    assert did_you_mean("ttf_ms", ["ttft_ms", "load_s"]) == "; did you mean 'ttft_ms'?"
+
+
+def test_no_hint_is_given_where_nothing_is_near() -> None:
+    assert did_you_mean("zebra", ["ttft_ms", "load_s"]) == ""
+    assert did_you_mean("zebra", []) == ""
+
+
+def test_known_names_may_come_from_any_iterable() -> None:
+    assert nearest("beta1", iter(["alpha", "beta"])) == "beta"

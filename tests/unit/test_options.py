@@ -1,0 +1,137 @@
+"""Options: one order of precedence, every source tested, errors that name the source."""
+
+from __future__ import annotations
+
+import pytest
+
+from pytest_llmperf.errors import UsageError
+from pytest_llmperf.options import OPTIONS, choose
+
+EXAMPLES = {
+    "mode": ("on", "smoke", "off"),
+    "rounds": (7, "5", "9"),
+    "max_time": (1.5, "2.5", "30"),
+    "device": ("cuda:1", "cpu", "mps"),
+    "dtype": ("bfloat16", "float16", "float32"),
+    "threads": ("all", "2", "4"),
+    "missing_device": ("error", None, "skip"),
+}
+"""For each option a value in the mark, a text on the command line (where it has a flag) and one in the ini file."""
+PARSED = {"5": 5, "9": 9, "2.5": 2.5, "30": 30.0, "2": 2, "4": 4}
+DEFAULTS = {
+    "mode": "on",
+    "rounds": None,
+    "max_time": 10.0,
+    "device": "auto",
+    "dtype": None,
+    "threads": 1,
+    "missing_device": "error",
+}
+
+
+def test_every_option_has_an_example_and_a_default_here() -> None:
+    assert set(EXAMPLES) == set(DEFAULTS) == set(OPTIONS)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_the_mark_wins_over_everything(name: str) -> None:
+    mark, command_line, ini = EXAMPLES[name]
+    assert choose(name, mark=mark, command_line=command_line, ini=ini) == mark
+
+
+@pytest.mark.parametrize("name", [name for name, option in OPTIONS.items() if option.flag])
+def test_the_command_line_wins_over_the_ini_file(name: str) -> None:
+    _, command_line, ini = EXAMPLES[name]
+    assert choose(name, command_line=command_line, ini=ini) == PARSED.get(command_line, command_line)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_the_ini_file_wins_over_the_default(name: str) -> None:
+    ini = EXAMPLES[name][2]
+    assert choose(name, ini=ini) == PARSED.get(ini, ini)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("ini", [None, ""])
+def test_the_default_holds_where_nobody_speaks(name: str, ini: str | None) -> None:
+    assert choose(name, ini=ini) == DEFAULTS[name]
+
+
+def test_a_value_is_of_the_type_of_its_option() -> None:
+    assert type(choose("rounds", command_line="5")) is int
+    assert type(choose("max_time", command_line="5")) is float
+    assert type(choose("threads", command_line="5")) is int
+
+
+def test_a_bad_value_of_a_weaker_source_is_not_even_read() -> None:
+    assert choose("rounds", command_line="5", ini="many") == 5
+
+
+REFUSED = [
+    ("mode", "smok", "expected on, smoke or off; did you mean 'smoke'?"),
+    ("mode", "yes", "expected on, smoke or off"),
+    ("rounds", "0", "expected a whole number of at least 1"),
+    ("rounds", "-3", "expected a whole number of at least 1"),
+    ("rounds", "2.5", "expected a whole number of at least 1"),
+    ("rounds", "many", "expected a whole number of at least 1"),
+    ("max_time", "0", "expected seconds, a number above 0"),
+    ("max_time", "-1", "expected seconds, a number above 0"),
+    ("max_time", "nan", "expected seconds, a number above 0"),
+    ("max_time", "inf", "expected seconds, a number above 0"),
+    ("max_time", "10s", "expected seconds, a number above 0"),
+    ("threads", "0", "expected a whole number of at least 1"),
+    ("threads", "ALL", "expected a whole number of at least 1"),
+    ("threads", "-1", "expected a whole number of at least 1"),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "expected"), REFUSED)
+def test_a_bad_value_on_the_command_line_is_refused_with_its_flag(name: str, text: str, expected: str) -> None:
+    with pytest.raises(UsageError) as error:
+        choose(name, command_line=text)
+    assert str(error.value).startswith(f"{OPTIONS[name].flag}={text}: {expected}")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"), [*REFUSED, ("missing_device", "skipp", "expected error or skip; did you mean 'skip'")]
+)
+def test_a_bad_value_in_the_ini_file_is_refused_with_its_ini_name(name: str, text: str, expected: str) -> None:
+    with pytest.raises(UsageError) as error:
+        choose(name, ini=text)
+    assert str(error.value).startswith(f"ini llmperf_{name}={text}: {expected}")
+
+
+@pytest.mark.parametrize(("name", "text"), [("dtype", "float23"), ("device", "cudda")])
+def test_a_misspelt_dtype_or_device_is_refused_with_its_flag(name: str, text: str) -> None:
+    with pytest.raises(UsageError, match=f"^--llmperf-{name}={text}: .*did you mean"):
+        choose(name, command_line=text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("bf16", "bfloat16"), ("torch.float16", "float16"), ("half", "float16")]
+)
+def test_a_dtype_on_the_command_line_has_the_short_names_that_marks_know(text: str, expected: str) -> None:
+    assert choose("dtype", command_line=text) == expected
+
+
+def test_flags_and_ini_names_follow_from_the_name() -> None:
+    assert {name: (option.flag, option.ini) for name, option in OPTIONS.items()} == {
+        "mode": ("--llmperf", "llmperf_mode"),
+        "rounds": ("--llmperf-rounds", "llmperf_rounds"),
+        "max_time": ("--llmperf-max-time", "llmperf_max_time"),
+        "device": ("--llmperf-device", "llmperf_device"),
+        "dtype": ("--llmperf-dtype", "llmperf_dtype"),
+        "threads": ("--llmperf-threads", "llmperf_threads"),
+        "missing_device": (None, "llmperf_missing_device"),
+    }
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_every_option_says_what_it_is_for(name: str) -> None:
+    assert OPTIONS[name].help
+    assert OPTIONS[name].metavar
+
+
+def test_an_option_that_does_not_exist_cannot_be_asked_for() -> None:
+    with pytest.raises(KeyError):
+        choose("speed")
