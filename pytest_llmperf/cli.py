@@ -21,11 +21,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(f"llmperf: {error}", file=sys.stderr)
         return 4
-    except LlmperfError as error:
-        print(f"llmperf: {error}", file=sys.stderr)
-        return 1
     except BrokenPipeError:  # whoever read the output has seen enough; keep the interpreter from flushing into it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (LlmperfError, OSError) as error:
+        print(f"llmperf: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("llmperf: interrupted", file=sys.stderr)

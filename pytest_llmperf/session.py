@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -137,7 +137,7 @@ class Llm:
         self._session = session
         self._key = key
         self._levels = list(levels)
-        self._loaded: tuple[Target, Reference, LoadOptions] | None = None
+        self._loaded: tuple[Target, tuple[Reference, Hashable]] | None = None
         self._load_time: float | Unknown = Measurement.load
         self.results: list[Result] = []
 
@@ -206,13 +206,13 @@ class Llm:
                 f"{self._key} names no target: write @llm_perf(model=…), or llm.load(…) before llm.measure()"
             )
         options = self._session.load_options(settings)
-        if not fresh and self._loaded is not None:
-            target, of, with_options = self._loaded
-            if of == reference and with_options.key == options.key:
-                return target
+        asked_for = (reference, options.key)
+        if self._loaded is not None and self._loaded[1] == asked_for and not fresh:
+            return self._loaded[0]
+        self._loaded = None  # so that the cache can let it go
         target, seconds = self._session.targets.load(reference, options, fresh=fresh)
         self._load_time = seconds
-        self._loaded = (target, reference, options)
+        self._loaded = (target, asked_for)
         return target
 
 

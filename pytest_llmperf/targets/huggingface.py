@@ -62,7 +62,9 @@ class GenerateTarget:
         with self._out_of_memory(request.workload), recorder.watching(self.model) as processors:
             generate = self._call(inputs, request.workload, streamer=recorder, logits_processor=processors)
             sent = clock()
-            output = generate()
+            with self._explained(inputs, request.workload):
+                output = generate()
+        output = getattr(output, "sequences", output)  # a generation config may ask for a dictionary
         self._check_tokens(recorder, inputs, output, request.workload)
         detokenize: float | Unknown = Trace.detokenize
         if self.tokenizer is not None:
@@ -128,15 +130,34 @@ class GenerateTarget:
                 f"generate() heed max_new_tokens, eos_token_id=None and streamer?)"
             )
 
+    @contextmanager
+    def _explained(self, inputs: Mapping[str, torch.Tensor], workload: Workload) -> Iterator[None]:
+        """Says in the user's words what some exceptions of `generate()` mean; all others pass."""
+        try:
+            yield
+        except TypeError as error:
+            if "unexpected keyword argument" not in str(error) or _depth(error) > 2:
+                raise
+            raise UsageError(
+                f"{self.id}: its generate() does not take what transformers' own does ({error}); wrap it as stream(fn)"
+            ) from error
+        except (IndexError, RuntimeError) as error:
+            most = getattr(_text_config(self.model), "max_position_embeddings", None)
+            prompt_tokens = inputs["input_ids"].shape[1]
+            if most is None or prompt_tokens + workload.output_tokens <= most or "out of" not in str(error):
+                raise
+            raise self._too_long(prompt_tokens, workload, most) from error
+
     def _check_length(self, prompt_tokens: int, workload: Workload) -> None:
         """Learned positions end somewhere, and on CUDA an index beyond them kills the process's context."""
-        asked = prompt_tokens + workload.output_tokens
         most = _learned_positions(self.model)
-        if most is not None and asked > most:
-            raise UsageError(
-                f"prompt_tokens={prompt_tokens} + output_tokens={workload.output_tokens} = {asked}: "
-                f"{self.id} has positions for {most} tokens"
-            )
+        if most is not None and prompt_tokens + workload.output_tokens > most:
+            raise self._too_long(prompt_tokens, workload, most)
+
+    def _too_long(self, prompt_tokens: int, workload: Workload, most: int) -> UsageError:
+        asked = f"prompt_tokens={prompt_tokens} + output_tokens={workload.output_tokens}"
+        total = prompt_tokens + workload.output_tokens
+        return UsageError(f"{asked} = {total}: {self.id} has positions for {most} tokens")
 
     def _refuse_max_time(self) -> None:
         if getattr(getattr(self.model, "generation_config", None), "max_time", None) is not None:
@@ -330,6 +351,14 @@ def tensors_in(value: Any, _seen: set[int] | None = None) -> Iterator[torch.Tens
         yield from tensors_in(item, seen)
 
 
+def _depth(error: BaseException) -> int:
+    """Frames between where an exception was caught and where it was raised."""
+    frames, traceback = 0, error.__traceback__
+    while traceback is not None:
+        frames, traceback = frames + 1, traceback.tb_next
+    return frames
+
+
 def _text_config(model: Any) -> Any:
     config = getattr(model, "config", None)
     text_config = getattr(config, "get_text_config", None)
@@ -342,7 +371,9 @@ def _learned_positions(model: Any) -> int | None:
     if not isinstance(most, int):
         return None
     # OPT and its like keep two rows more than they have positions.
-    sizes = {module.num_embeddings for module in model.modules() if isinstance(module, torch.nn.Embedding)}
+    words = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
+    tables = [module for module in model.modules() if isinstance(module, torch.nn.Embedding) and module is not words]
+    sizes = {table.num_embeddings for table in tables}
     return most if sizes & {most, most + 1, most + 2} else None
 
 

@@ -12,7 +12,7 @@ import transformers
 from huggingface_hub import HfApi, constants, errors, try_to_load_from_cache
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from pytest_llmperf.errors import TargetError, UsageError, did_you_mean
+from pytest_llmperf.errors import LlmperfError, TargetError, UsageError, did_you_mean
 from pytest_llmperf.model import Unknown
 from pytest_llmperf.targets.device import device_of
 from pytest_llmperf.targets.huggingface import GenerateTarget, out_of_memory_as
@@ -40,8 +40,7 @@ def load(name: str, options: LoadOptions) -> GenerateTarget:
             del keywords["device_map"]
         model = AutoModelForCausalLM.from_pretrained(name, **keywords)
         model.eval()
-        for field, value in generation.items():
-            setattr(model.generation_config, field, value)
+        set_generation_options(model, name, generation)
         return GenerateTarget(name, model, _tokenizer(name, local_only), device)
 
 
@@ -63,6 +62,20 @@ def split_generation_options(load: Mapping[str, Any]) -> tuple[dict[str, Any], d
     return {name: value for name, value in load.items() if name not in fields}, generation
 
 
+def set_generation_options(model: Any, name: str, options: Mapping[str, Any]) -> None:
+    """Sets fields of the model's generation config.
+
+    Raises:
+        UsageError: a value that the generation config does not allow.
+    """
+    for field, value in options.items():
+        setattr(model.generation_config, field, value)
+    try:
+        model.generation_config.validate()
+    except ValueError as error:
+        raise UsageError(f"load={dict(options)!r} for {name}: {error}") from error
+
+
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
     """No advice and no progress bars of transformers on a test's stderr; its errors still come."""
@@ -81,9 +94,11 @@ def quiet_transformers() -> Iterator[None]:
 def _tokenizer(name: str, local_only: bool) -> Any:
     """The tokenizer, or None where the folder or repository has none: then prompts are token ids."""
     try:
-        return AutoTokenizer.from_pretrained(name, local_files_only=local_only)
+        tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local_only)
     except (OSError, ValueError, ImportError, KeyError, TypeError):
         return None
+    # Where only the config is there, some model types give a tokenizer that knows nothing but special tokens.
+    return tokenizer if len(tokenizer) > len(tokenizer.all_special_ids) else None
 
 
 def _check_reachable(name: str) -> bool:
@@ -137,12 +152,12 @@ def _explained(name: str, keywords: Mapping[str, Any]) -> Iterator[None]:
     try:
         with out_of_memory_as(f"model={name!r}: out of memory while loading; use a smaller dtype or model"):
             yield
-    except (ImportError, OSError, ValueError, KeyError) as error:
-        raise TargetError(f"model={name!r}: {_reason(error)}") from error
-    except TypeError as error:
-        unknown = next((keyword for keyword in keywords if f"'{keyword}'" in str(error)), None)
+    except LlmperfError:
+        raise
+    except Exception as error:  # transformers, its hub client and safetensors each raise classes of their own
+        unknown = next((keyword for keyword in keywords if f"argument '{keyword}'" in str(error)), None)
         if unknown is None:
-            raise
+            raise TargetError(f"model={name!r}: {_reason(error)}") from error
         known = ("attn_implementation", "device_map", "dtype", "quantization_config", "revision", "tp_plan")
         raise UsageError(
             f"load={{{unknown!r}: …}}: not a keyword of from_pretrained{did_you_mean(unknown, known)}"
@@ -157,4 +172,6 @@ def _reason(error: Exception) -> str:
         return "its config.json names no model_type that transformers knows"
     if "Unrecognized configuration class" in text:
         return "it is no causal language model"
+    if "ignore_mismatched_sizes" in text:
+        return "its weights have other shapes than its config says"
     return text if len(text) <= 300 else text[:297] + "…"

@@ -15,7 +15,12 @@ from transformers.initialization import no_init_weights
 from pytest_llmperf.errors import TargetError, UsageError, did_you_mean
 from pytest_llmperf.targets.device import device_of
 from pytest_llmperf.targets.huggingface import GenerateTarget, out_of_memory_as
-from pytest_llmperf.targets.pretrained import default_dtype, quiet_transformers, split_generation_options
+from pytest_llmperf.targets.pretrained import (
+    default_dtype,
+    quiet_transformers,
+    set_generation_options,
+    split_generation_options,
+)
 from pytest_llmperf.targets.protocol import LoadOptions
 from pytest_llmperf.targets.references import thawed
 
@@ -43,14 +48,14 @@ def load(reference: RandomWeights, options: LoadOptions) -> GenerateTarget:
         model.tie_weights()
         _fill(model)
     model.eval()
-    for name, value in split_generation_options(options.load)[1].items():
-        setattr(model.generation_config, name, value)
+    set_generation_options(model, reference.id, split_generation_options(options.load)[1])
     return GenerateTarget(reference.id, model, None, device)
 
 
 def _empty(reference: RandomWeights, options: LoadOptions, device: str) -> Any:
     from_config = dict(split_generation_options(options.load)[0])
-    attention = reference.attn_implementation or from_config.pop("attn_implementation", None)
+    of_mark = from_config.pop("attn_implementation", None)
+    attention = reference.attn_implementation or of_mark
     if from_config:
         raise UsageError(
             f"load={from_config!r}: {reference.id} has nothing to load; only attn_implementation and fields of the "

@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, unquote
 
 from pytest_llmperf.errors import UsageError
 from pytest_llmperf.model import Unknown
@@ -59,8 +60,9 @@ class RandomWeights:
 
     @property
     def id(self) -> str:
-        options = {"dtype": self.dtype, "attn_implementation": self.attn_implementation, **dict(self.overrides)}
-        query = "&".join(f"{name}={_text(value)}" for name, value in options.items() if value is not None)
+        named = {"dtype": self.dtype, "attn_implementation": self.attn_implementation}
+        options = {name: value for name, value in named.items() if value is not None} | dict(self.overrides)
+        query = "&".join(f"{name}={_text(value)}" for name, value in options.items())
         return f"random:{self.model_type}" + (f"?{query}" if query else "")
 
     def weights_estimate(self, options: LoadOptions) -> int | Unknown:
@@ -115,6 +117,8 @@ def random_weights(
     """
     if not isinstance(model_type, str) or not model_type:
         raise UsageError(f"random_weights({model_type!r}): expected a model type of transformers, like 'gpt2'")
+    if not isinstance(attn_implementation, (str, type(None))):
+        raise UsageError(f"attn_implementation={attn_implementation!r}: expected a name, like 'sdpa' or 'eager'")
     for name, value in overrides.items():
         try:
             json.dumps(value)
@@ -169,7 +173,9 @@ def _from_text(text: str) -> Reference:
         name, equals, value = pair.partition("=")
         if not equals or not name:
             raise UsageError(f"{text!r}: {pair!r} is no option; write random:gpt2?n_layer=2&dtype=bfloat16")
-        options[name] = _value(value)
+        options[name] = _value(unquote(value))
+    if "model_type" in options:
+        raise UsageError(f"{text!r}: model_type is what stands after 'random:', and no option")
     return random_weights(model_type, **options)
 
 
@@ -181,7 +187,11 @@ def _value(text: str) -> Any:
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(thawed(value), separators=(",", ":"))
+    """As `_value` reads it: plain, unless the text would be read as something else."""
+    plain = value if isinstance(value, str) else json.dumps(thawed(value), separators=(",", ":"))
+    if isinstance(value, str) and _value(value) != value:
+        plain = json.dumps(value)
+    return quote(plain, safe='/:,[]{}" ')
 
 
 def _frozen(value: Any) -> Any:

@@ -127,6 +127,15 @@ def test_a_fresh_target_needs_no_room_beside_the_one_it_replaces(machine):
     assert machine.holds() == ["a"]
 
 
+def test_a_fresh_target_costs_no_other_its_place(machine):
+    cache = TargetCache()
+    b, a, c = (Named(name, machine, size=30 * MIB) for name in "bac")
+    for reference in (b, a, c):
+        cache.load(reference, OPTIONS)
+    cache.load(a, OPTIONS, fresh=True)
+    assert machine.holds() == ["a", "b", "c"]
+
+
 def test_the_least_recently_used_target_gives_way_first(machine):
     cache = TargetCache()
     a, b, c = (Named(name, machine, size=30 * MIB) for name in "abc")

@@ -72,9 +72,11 @@ def test_a_stream_that_yields_too_much_is_an_error():
         trace_of(paced(clock, [0.1] * 5), clock)
 
 
-def test_a_stream_that_never_ends_is_stopped():
+def test_a_stream_that_never_ends_is_stopped_at_the_first_token_too_many():
+    tokens = itertools.count(1)
     with pytest.raises(MeasurementError, match="more than 4"):
-        trace_of(lambda ids, n: itertools.count(), FakeClock())
+        trace_of(lambda ids, n: tokens, FakeClock())
+    assert next(tokens) == 6, "five were drawn"
 
 
 def test_an_error_of_the_engine_comes_through_unchanged():
