@@ -108,6 +108,8 @@ def _measure(parsed: argparse.Namespace) -> int:
     from pytest_llmperf.settings import check
     from pytest_llmperf.workloads import grid
 
+    if parsed.json is not None and not parsed.json.parent.is_dir():
+        raise UsageError(f"--json {parsed.json}: there is no folder {parsed.json.parent}")
     sizes = {"prompt_tokens": parsed.prompt_tokens, "output_tokens": parsed.output_tokens}
     workloads = grid({**sizes, "batch_size": parsed.batch_size}, parsed.prompt)
     defaults = Defaults(parsed.device, parsed.dtype, parsed.threads, parsed.rounds, parsed.max_time)

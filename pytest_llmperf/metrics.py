@@ -138,12 +138,15 @@ def _itl(taken: Round) -> Values:
 
 
 def _output_rate(taken: Round) -> Values:
-    return [sum(trace.sequences * trace.output_tokens for trace in taken.traces) / taken.wall]
+    return _rate(taken, sum(trace.sequences * trace.output_tokens for trace in taken.traces))
 
 
 def _total_rate(taken: Round) -> Values:
-    tokens = sum(trace.sequences * (trace.prompt_tokens + trace.output_tokens) for trace in taken.traces)
-    return [tokens / taken.wall]
+    return _rate(taken, sum(trace.sequences * (trace.prompt_tokens + trace.output_tokens) for trace in taken.traces))
+
+
+def _rate(taken: Round, tokens: int) -> Values:
+    return [tokens / taken.wall] if taken.wall > 0 else Unknown("the clock did not move during a round")
 
 
 def _cold_ttft(measurement: Measurement) -> float | Unknown:

@@ -212,7 +212,7 @@ def quantile(samples: Sequence[float], q: float) -> float:
     return ordered[below] + (ordered[above] - ordered[below]) * (position - below)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Measurement:
     """All rounds of one workload on one target, with memory and environment.
 
@@ -228,6 +228,9 @@ class Measurement:
     cold: Trace | Unknown = Unknown("the target had served requests before")
     environment: Environment = Environment()
     samples: Mapping[str, Sample | Unknown] = field(default_factory=dict)
+
+    def __repr__(self) -> str:  # short: failed assertions show it
+        return f"<Measurement of {self.target}, {len(self.rounds)} rounds>"
 
     def __getattr__(self, name: str) -> Sample | None:
         samples = self.__dict__.get("samples", {})  # not there yet while a copy is being made

@@ -40,7 +40,12 @@ def _seconds(text: str) -> float:
 
 
 def _threads(text: str) -> int | str:
-    return "all" if text == "all" else _whole(text)
+    if text == "all":
+        return text
+    try:
+        return _whole(text)
+    except ValueError:
+        raise ValueError("expected a whole number of at least 1, or all") from None
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,35 @@ from __future__ import annotations
 
 import pytest
 
-FIXTURES = frozenset({"llm", "llmperf"})
+FIXTURES = ("llm", "llmperf")
 
 
 def measures(item: pytest.Item) -> bool:
     """Whether a test carries the mark itself or requests the fixture."""
-    return any(mark.name == "llm_perf" for mark in item.own_markers) or not FIXTURES.isdisjoint(
-        getattr(item, "fixturenames", ())
-    )
+    if any(mark.name == "llm_perf" for mark in item.own_markers):
+        return True
+    return any(name in FIXTURES and _is_ours(item, name) for name in getattr(item, "fixturenames", ()))
+
+
+def hiding_fixture(item: pytest.Item) -> tuple[str, str] | None:
+    """The name and place of a fixture that a test requests in the belief that it is ours."""
+    for name in FIXTURES:
+        if name in getattr(item, "fixturenames", ()) and not _is_ours(item, name):
+            code = getattr(_definitions(item, name)[-1].func, "__code__", None)
+            return name, f"{code.co_filename}:{code.co_firstlineno}" if code else "an unknown place"
+    return None
+
+
+def _is_ours(item: pytest.Item, name: str) -> bool:
+    """Whether the fixture a test gets by this name is the plugin's, or one that overrides it and requests it."""
+    for definition in reversed(_definitions(item, name)):
+        if definition.func.__module__ == "pytest_llmperf.plugin":
+            return True
+        if name not in definition.argnames:
+            return False
+    return False
+
+
+def _definitions(item: pytest.Item, name: str) -> list[pytest.FixtureDef[object]]:
+    info = getattr(item, "_fixtureinfo", None)
+    return list(info.name2fixturedefs.get(name, ())) if info is not None else []

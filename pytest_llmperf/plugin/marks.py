@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +11,12 @@ import pytest
 
 from pytest_llmperf.errors import UsageError
 from pytest_llmperf.model import Workload
+from pytest_llmperf.plugin.places import place_of_mark
 from pytest_llmperf.settings import Level, Settings, check, merge
 from pytest_llmperf.targets import Module, Pretrained, RandomWeights, Reference, Stream
 
 TARGET = pytest.StashKey[Reference | None]()
 """The target that an item's marks name, for putting items together."""
-
-
-@dataclass(frozen=True)
-class _Found:
-    """A mark, the object that carries it, and which of that object's llm_perf marks it is, nearest first."""
-
-    mark: pytest.Mark
-    owner: Any
-    number: int
 
 
 def checked_settings(item: pytest.Item) -> Settings:
@@ -34,11 +25,14 @@ def checked_settings(item: pytest.Item) -> Settings:
     Raises:
         UsageError: with the place of the mark at fault.
     """
-    levels = levels_of(item)
+    found = list(_marks_nearest_first(item))
+    levels = [_checked(item, mark, owner) for mark, owner in found]
     try:
         settings = merge(levels)
     except UsageError as error:
-        raise UsageError(f"{_place_of(item)}: {item.name}: {error}") from None
+        # What can be wrong only together is a concurrency that the target does not serve.
+        mark, owner = next((one for one in found if {"concurrency", "workload"} & set(one[0].kwargs)), found[0])
+        raise UsageError(f"{_place(item, mark, owner)}: @llm_perf of {item.name}: {error}") from None
     item.stash[TARGET] = settings.target
     return settings
 
@@ -49,35 +43,35 @@ def levels_of(item: pytest.Item) -> list[Level]:
     Raises:
         UsageError: with the place of the mark at fault.
     """
-    levels = []
-    for found in _marks_nearest_first(item):
-        try:
-            levels.append(check(found.mark.args, found.mark.kwargs))
-        except UsageError as error:
-            raise UsageError(f"{_line_of(item, found)}: @llm_perf of {item.name}: {error}") from None
-    return levels
+    return [_checked(item, mark, owner) for mark, owner in _marks_nearest_first(item)]
 
 
-def _marks_nearest_first(item: pytest.Item) -> Iterator[_Found]:
-    """`pytest.param` before the function, it before its class, a class before its bases, the module last.
+def _checked(item: pytest.Item, mark: pytest.Mark, owner: object) -> Level:
+    try:
+        return check(mark.args, mark.kwargs)
+    except UsageError as error:
+        raise UsageError(f"{_place(item, mark, owner)}: @llm_perf of {item.name}: {error}") from None
+
+
+def _marks_nearest_first(item: pytest.Item) -> Iterator[tuple[pytest.Mark, object]]:
+    """The test's llm_perf marks with who carries them: `pytest.param` before the function, it before its class, a
+    class before its bases, the module last.
 
     (`iter_markers` has function decorators before parameters, and base classes before the class.)
     """
-    callspec = getattr(item, "callspec", None)
-    of_parameters = _llm_perf(getattr(callspec, "marks", ()))
     function = getattr(item, "function", None)
-    yield from (_Found(mark, function, number) for number, mark in enumerate(of_parameters))
+    of_parameters = _llm_perf(getattr(getattr(item, "callspec", None), "marks", ()))
     own = [mark for mark in _llm_perf(item.own_markers) if not _contains(of_parameters, mark)]
-    yield from (_Found(mark, function, number) for number, mark in enumerate(own))
+    yield from ((mark, function) for mark in [*of_parameters, *own])
     for node in reversed(item.listchain()[:-1]):
         marks = _llm_perf(node.own_markers)
         owner = getattr(node, "obj", None)
         if inspect.isclass(owner):
             for cls in owner.__mro__:
-                written = _llm_perf(_as_marks(cls.__dict__.get("pytestmark", ())))
-                yield from (_Found(mark, cls, number) for number, mark in enumerate(written))
+                written = _llm_perf(cls.__dict__.get("pytestmark", ()))
+                yield from ((mark, cls) for mark in written)
                 marks = [mark for mark in marks if not _contains(written, mark)]
-        yield from (_Found(mark, owner, number) for number, mark in enumerate(marks))
+        yield from ((mark, owner) for mark in marks)
 
 
 def _llm_perf(marks: Any) -> list[pytest.Mark]:
@@ -93,24 +87,11 @@ def _contains(marks: Sequence[pytest.Mark], wanted: pytest.Mark) -> bool:
     return any(mark is wanted for mark in marks)  # marks cannot be compared: a limit's == is no truth value
 
 
-def _line_of(item: pytest.Item, found: _Found) -> str:
-    """`path:line` of the mark, as near as its source tells."""
-    try:
-        path = inspect.getsourcefile(found.owner) or str(item.path)
-        lines, first = inspect.getsourcelines(found.owner)
-    except (TypeError, OSError):
-        return _place_of(item)
-    if inspect.ismodule(found.owner):
-        first = 1
-    uses = [number for number, line in enumerate(lines) if "llm_perf" in line]
-    nearest = uses[::-1] if not inspect.ismodule(found.owner) and len(uses) > found.number else uses
-    offset = nearest[found.number] if len(nearest) > found.number else 0
-    return f"{_relative(Path(path), item)}:{first + offset}"
-
-
-def _place_of(item: pytest.Item) -> str:
+def _place(item: pytest.Item, mark: pytest.Mark, owner: object) -> str:
+    """`path:line` of a mark, as near as the source tells."""
     path, line, _ = item.reportinfo()
-    return f"{_relative(Path(path), item)}:{(line or 0) + 1}"
+    found = place_of_mark(mark, owner) or (Path(path), (line or 0) + 1)
+    return f"{_relative(found[0], item)}:{found[1]}"
 
 
 def _relative(path: Path, item: pytest.Item) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,13 +12,15 @@ from pytest_llmperf.baselines.environment import cpu_model, nvidia_gpus, version
 from pytest_llmperf.errors import DeviceMissingError, LlmperfError
 from pytest_llmperf.model import Result, Row, plain
 from pytest_llmperf.plugin.config import option
-from pytest_llmperf.plugin.items import FIXTURES, measures
+from pytest_llmperf.plugin.items import FIXTURES, hiding_fixture, measures
 from pytest_llmperf.plugin.marks import levels_of
 from pytest_llmperf.plugin.progress import Progress
 from pytest_llmperf.reports.table import row_name
 from pytest_llmperf.session import Defaults, Llm, Session
 
 LLM = pytest.StashKey[Llm]()
+FAILED_HERE = pytest.StashKey[bool]()
+"""Whether it was a limit that failed the test, and not its own body."""
 
 
 class Running:
@@ -44,7 +45,7 @@ class Running:
         """The one `Llm` of a test, its target loaded if the marks name one."""
         item: pytest.Item = request.node
         if not measures(item):  # its verdict would come too late: this part of the plugin is not at work yet
-            raise pytest.UsageError(f"{item.nodeid}: name the fixture llm among the test's arguments")
+            pytest.fail(f"{item.nodeid}: name the fixture llm among the test's arguments", pytrace=False)
         if LLM not in item.stash:
             with self._told_plainly():
                 llm = Llm(self._session, item.nodeid, levels_of(item))
@@ -61,18 +62,30 @@ class Running:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
         """Judges inside the call phase, so that xfail, reruns, JUnit and annotations see an ordinary failure."""
-        with self._told_plainly():
-            outcome = yield
+        try:
+            with self._told_plainly():
+                outcome = yield
+        except Exception:
+            if measures(item) and (hint := _hiding_hint(item)):
+                item.add_report_section("call", "llmperf", hint)
+            raise
         llm = item.stash.get(LLM, None)
         if llm is not None and llm.results:
-            broken = [result for result in llm.results if result.verdict and result.verdict.fails]
-            if broken:
-                from pytest_llmperf.reports.terminal import failure_text
-
-                pytest.fail("\n\n".join(failure_text(result) for result in broken), pytrace=False)
+            self._judge(item, llm.results)
         elif measures(item):
-            pytest.fail(_measured_nothing(item), pytrace=False)
+            nothing = (
+                f"{item.nodeid} asked to measure, by its mark or fixture, and measured nothing: call llm.measure()"
+            )
+            pytest.fail("\n".join(filter(None, [nothing, _hiding_hint(item)])), pytrace=False)
         return outcome
+
+    def _judge(self, item: pytest.Item, results: list[Result]) -> None:
+        from pytest_llmperf.reports.terminal import failure_text
+
+        broken = [result for result in results if result.verdict and result.verdict.fails]
+        if broken:
+            item.stash[FAILED_HERE] = True
+            pytest.fail("\n\n".join(failure_text(result) for result in broken), pytrace=False)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
@@ -80,13 +93,15 @@ class Running:
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         llm = item.stash.get(LLM, None)
         results = llm.results if llm is not None and call.when == "call" else []
+        shown = item.stash.get(FAILED_HERE, False)  # then the failure's text is its table
         for result in results:
-            _tell(item, result)
+            _tell(item, result, with_section=not shown)
         report = yield
         if results:
             report.llmperf = [plain(result) for result in results]  # type: ignore[attr-defined]  # reports take extras
         if call.when == "call" and llm is not None:
             del item.stash[LLM]  # a rerun measures anew
+            item.stash[FAILED_HERE] = False
         return report
 
     @contextmanager
@@ -120,9 +135,9 @@ def write_summary(reporter: pytest.TerminalReporter, records: list[dict[str, Any
     reporter.write_line(text if verbosity >= 0 else f"llmperf: {text}")
 
 
-def _tell(item: pytest.Item, result: Result) -> None:
+def _tell(item: pytest.Item, result: Result, *, with_section: bool) -> None:
     """A section of the report (`-rP` shows it), and properties for JUnit XML."""
-    if not (result.verdict and result.verdict.fails):  # a failure's text shows its table already
+    if with_section:
         from pytest_llmperf.reports.terminal import full_text
 
         item.add_report_section("call", "llmperf", full_text(result))
@@ -139,18 +154,13 @@ def _property(label: str, row: Row) -> str:
     return f"{label}.{row_name(row)}" if label else row_name(row)
 
 
-def _measured_nothing(item: pytest.Item) -> str:
-    message = f"{item.nodeid} asked to measure, by its mark or fixture, and measured nothing: call llm.measure()"
-    known = getattr(getattr(item, "_fixtureinfo", None), "name2fixturedefs", {})
-    for name in FIXTURES & set(known):
-        function = known[name][-1].func
-        if function.__module__ != "pytest_llmperf.plugin":
-            code = inspect.unwrap(function).__code__
-            message += (
-                f"\nits fixture {name!r} is the one at {code.co_filename}:{code.co_firstlineno}, which hides "
-                f"this plugin's; request 'llmperf' instead"
-            )
-    return message
+def _hiding_hint(item: pytest.Item) -> str:
+    hiding = hiding_fixture(item)
+    if hiding is None:
+        return ""
+    name, place = hiding
+    other = next(known for known in FIXTURES if known != name)
+    return f"its fixture {name!r} is the one at {place}, which hides this plugin's; request {other!r} instead"
 
 
 def _machine(device: str) -> str:

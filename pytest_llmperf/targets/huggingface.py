@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -25,6 +26,17 @@ from pytest_llmperf.model import Trace, Unknown, Workload
 from pytest_llmperf.targets.device import Device, Stamp, device_of, devices_of_model
 from pytest_llmperf.targets.protocol import Clock, LoadOptions, Request
 from pytest_llmperf.workloads import prompt_ids
+
+_CALL: Mapping[str, Any] = {
+    "input_ids": None,
+    "attention_mask": None,
+    "max_new_tokens": None,
+    "do_sample": False,
+    "num_beams": 1,
+    "eos_token_id": None,
+    "pad_token_id": None,
+}
+"""The measured call; what is None here is filled in per request, except `eos_token_id`, which stays None."""
 
 
 class GenerateTarget:
@@ -42,6 +54,11 @@ class GenerateTarget:
 
     def request(self, workload: Workload, seed: int) -> Request:
         self._refuse_max_time()
+        if refusal := self._refusal(streamer=None, logits_processor=None):
+            raise UsageError(
+                f"{self.id}: its generate() does not take what transformers' own does ({refusal}); wrap it as "
+                f"stream(fn)"
+            )
         if workload.prompt is not None:
             if self.tokenizer is None:
                 raise UsageError(f"prompt=: {self.id} has no tokenizer; set prompt_tokens= for random token ids")
@@ -62,7 +79,7 @@ class GenerateTarget:
         with self._out_of_memory(request.workload), recorder.watching(self.model) as processors:
             generate = self._call(inputs, request.workload, streamer=recorder, logits_processor=processors)
             sent = clock()
-            with self._explained(inputs, request.workload):
+            with self._beyond_positions(inputs, request.workload):
                 output = generate()
         output = getattr(output, "sequences", output)  # a generation config may ask for a dictionary
         self._check_tokens(recorder, inputs, output, request.workload)
@@ -87,6 +104,8 @@ class GenerateTarget:
         return storage_bytes([*self.model.parameters(), *self.model.buffers()])
 
     def kv_cache_bytes(self, request: Request) -> int | Unknown:
+        if refusal := self._refusal(return_dict_in_generate=True):
+            return Unknown(f"generate() of {self.id} returns no cache: {refusal}")
         inputs = request.prompt
         if request.workload.prompt is not None:
             inputs = self._on_device(self.tokenizer(request.prompt, return_tensors="pt"))
@@ -101,16 +120,13 @@ class GenerateTarget:
 
     def _call(self, inputs: Mapping[str, torch.Tensor], workload: Workload, **extra: Any) -> Callable[[], Any]:
         """The measured call, with nothing left to work out when it is made."""
-        return functools.partial(
-            self.model.generate,
-            **inputs,
-            max_new_tokens=workload.output_tokens,
-            do_sample=False,
-            num_beams=1,
-            eos_token_id=None,
-            pad_token_id=self._pad_token_id(),
-            **extra,
-        )
+        own = {"max_new_tokens": workload.output_tokens, "pad_token_id": self._pad_token_id()}
+        return functools.partial(self.model.generate, **{**_CALL, **inputs, **own, **self._no_minimum(), **extra})
+
+    def _no_minimum(self) -> dict[str, None]:
+        """A minimum in the model's own generation config would warn at every call, and decides nothing here."""
+        config = getattr(self.model, "generation_config", None)
+        return {name: None for name in ("min_new_tokens", "min_length") if getattr(config, name, None)}
 
     def _out_of_memory(self, workload: Workload) -> AbstractContextManager[None]:
         return out_of_memory_as(
@@ -131,27 +147,33 @@ class GenerateTarget:
             )
 
     @contextmanager
-    def _explained(self, inputs: Mapping[str, torch.Tensor], workload: Workload) -> Iterator[None]:
-        """Says in the user's words what some exceptions of `generate()` mean; all others pass."""
+    def _beyond_positions(self, inputs: Mapping[str, torch.Tensor], workload: Workload) -> Iterator[None]:
+        """An index beyond the model's positions is told as what it is; every other exception passes."""
         try:
             yield
-        except TypeError as error:
-            if "unexpected keyword argument" not in str(error) or _depth(error) > 2:
-                raise
-            raise UsageError(
-                f"{self.id}: its generate() does not take what transformers' own does ({error}); wrap it as stream(fn)"
-            ) from error
         except (IndexError, RuntimeError) as error:
             most = getattr(_text_config(self.model), "max_position_embeddings", None)
             prompt_tokens = inputs["input_ids"].shape[1]
-            if most is None or prompt_tokens + workload.output_tokens <= most or "out of" not in str(error):
+            if not isinstance(most, int) or prompt_tokens + workload.output_tokens - 1 <= most:
+                raise
+            if not re.search(r"out of (range|bounds)", str(error)):
                 raise
             raise self._too_long(prompt_tokens, workload, most) from error
+
+    def _refusal(self, **arguments: object) -> str | None:
+        """Why `generate()` does not take these arguments beside those of the measured call; None if it does."""
+        try:
+            inspect.signature(self.model.generate).bind(**_CALL, **arguments)
+        except TypeError as error:
+            return str(error)
+        except ValueError:  # no signature to be had
+            return None
+        return None
 
     def _check_length(self, prompt_tokens: int, workload: Workload) -> None:
         """Learned positions end somewhere, and on CUDA an index beyond them kills the process's context."""
         most = _learned_positions(self.model)
-        if most is not None and prompt_tokens + workload.output_tokens > most:
+        if most is not None and prompt_tokens + workload.output_tokens - 1 > most:  # the last token is not fed back
             raise self._too_long(prompt_tokens, workload, most)
 
     def _too_long(self, prompt_tokens: int, workload: Workload, most: int) -> UsageError:
@@ -349,14 +371,6 @@ def tensors_in(value: Any, _seen: set[int] | None = None) -> Iterator[torch.Tens
         return
     for item in inner:
         yield from tensors_in(item, seen)
-
-
-def _depth(error: BaseException) -> int:
-    """Frames between where an exception was caught and where it was raised."""
-    frames, traceback = 0, error.__traceback__
-    while traceback is not None:
-        frames, traceback = frames + 1, traceback.tb_next
-    return frames
 
 
 def _text_config(model: Any) -> Any:

@@ -18,6 +18,11 @@ from pytest_llmperf.targets.device import device_of
 from pytest_llmperf.targets.huggingface import GenerateTarget, out_of_memory_as
 from pytest_llmperf.targets.protocol import LoadOptions
 
+_FIXED = {
+    *("do_sample", "num_beams", "num_return_sequences", "return_dict_in_generate", "eos_token_id", "pad_token_id"),
+    *("max_new_tokens", "max_length", "min_new_tokens", "min_length", "max_time", "stop_strings"),
+}
+"""Fields of the generation config that the measured call decides."""
 _PROBE_TIMEOUT_S = 5.0  # the hub's own client retries for 23 s per file where nothing answers
 
 
@@ -69,6 +74,8 @@ def set_generation_options(model: Any, name: str, options: Mapping[str, Any]) ->
         UsageError: a value that the generation config does not allow.
     """
     for field, value in options.items():
+        if field in _FIXED:
+            raise UsageError(f"load={{{field!r}: …}}: the measured call decides it, being greedy and of exact length")
         setattr(model.generation_config, field, value)
     try:
         model.generation_config.validate()

@@ -88,11 +88,14 @@ def _config(reference: RandomWeights) -> Any:
         )
     default = AutoConfig.for_model(reference.model_type)
     known = {*default.to_dict(), *default.attribute_map, *vars(default)} - {"model_type", "architectures"}
-    for name, _ in reference.overrides:
+    for name, value in reference.overrides:
         if name not in known:
             raise UsageError(
                 f"{reference.id}: the config of {reference.model_type!r} has no {name!r}{did_you_mean(name, known)}"
             )
+        usual = getattr(default, name, None)
+        if type(usual) is int and usual > 0 and type(value) is int and value < 1:
+            raise UsageError(f"{reference.id}: {name}={value}: expected at least 1")
     overrides = {name: thawed(value) for name, value in reference.overrides}
     # Ids of special tokens beyond a smaller vocabulary would be refused or warned about.
     vocabulary = overrides.get("vocab_size", getattr(default, "vocab_size", None))

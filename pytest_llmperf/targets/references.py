@@ -173,6 +173,8 @@ def _from_text(text: str) -> Reference:
         name, equals, value = pair.partition("=")
         if not equals or not name:
             raise UsageError(f"{text!r}: {pair!r} is no option; write random:gpt2?n_layer=2&dtype=bfloat16")
+        if name in options:
+            raise UsageError(f"{text!r}: {name} is given twice")
         options[name] = _value(unquote(value))
     if "model_type" in options:
         raise UsageError(f"{text!r}: model_type is what stands after 'random:', and no option")

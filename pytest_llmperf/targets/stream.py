@@ -72,7 +72,10 @@ class StreamTarget:
         asked = request.workload.output_tokens
         arrivals: list[float] = []
         sent = clock()
-        for _ in self._reference.fn(request.prompt, asked):
+        tokens = self._reference.fn(request.prompt, asked)
+        if not isinstance(tokens, Iterable):
+            raise MeasurementError(f"{self.id} returned {tokens!r}: expected an iterable that yields each token")
+        for _ in tokens:
             arrivals.append(clock())
             if len(arrivals) > asked:
                 break

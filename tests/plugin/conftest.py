@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 
 from tests.fakes import TINY
@@ -10,12 +12,17 @@ from tests.fakes import TINY
 @pytest.fixture(scope="session", autouse=True)
 def imported() -> None:
     """Import, before any inner run takes its snapshot of `sys.modules`, all that a measurement imports."""
+    import hypothesis.internal.observability  # noqa: F401  # its plugin imports it at the end of every run
+
     from pytest_llmperf.measure import Effort, measure
     from pytest_llmperf.model import Workload
+    from pytest_llmperf.plugin import running  # noqa: F401
     from pytest_llmperf.reports import terminal  # noqa: F401  # and through it rich
     from pytest_llmperf.targets import LoadOptions, pretrained, resolve  # noqa: F401
 
     measure(resolve(TINY).load(LoadOptions(device="cpu")), Workload(8, 4), Effort(rounds=1, max_time=0.1))
+    gc.collect()
+    gc.freeze()  # or every memory pass collects all that torch brought along
 
 
 @pytest.fixture

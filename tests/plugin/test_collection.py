@@ -47,7 +47,7 @@ def assert_collection_error(result: pytest.RunResult, place: str, *said: str) ->
         pytest.param("'tfft_ms < 5'", ["'tfft_ms < 5'", "did you mean 'ttft_ms'?"], id="unknown metric"),
         pytest.param("'ttft_ms.p98 < 5'", ["'ttft_ms.p98 < 5'", "no statistic 'p98'"], id="unknown statistic"),
         pytest.param("'ttft_ms < 5 s'", ["'ttft_ms < 5 s'", "write the number in ms"], id="another unit"),
-        pytest.param("'10 < ttft_ms < 50'", ["'10 < ttft_ms < 50'", "a limit is METRIC"], id="chained text"),
+        pytest.param("'10 < ttft_ms < 50'", ["'10 < ttft_ms < 50'", "write two limits"], id="chained text"),
         pytest.param("'ttft_ms'", ["'ttft_ms'", "a limit is METRIC"], id="text without a bound"),
         pytest.param("prompt_tokens=0", ["prompt_tokens=0", "at least 1"], id="size of zero"),
         pytest.param("output_tokens=-1", ["output_tokens=-1", "at least 1"], id="negative size"),
@@ -100,7 +100,21 @@ def test_chat(llm):
     llm.measure()
 """,
     )
-    assert_collection_error(suite.runpytest(), place, "concurrency=4", "stream:fast", "use batch_size=4")
+    assert_collection_error(suite.runpytest(), place, "concurrency=4", "stream:fast", "one request at a time")
+
+
+def test_concurrency_of_a_model_in_this_process_is_refused_with_the_batch_size_that_is_meant(
+    suite: pytest.Pytester,
+) -> None:
+    place = write(
+        suite,
+        """
+@llm_perf(model="random:gpt2", concurrency=4)  # here
+def test_chat(llm):
+    llm.measure()
+""",
+    )
+    assert_collection_error(suite.runpytest(), place, "concurrency=4", "random:gpt2", "use batch_size=4")
 
 
 def test_concurrency_is_refused_where_it_stands_though_the_target_is_named_elsewhere(suite: pytest.Pytester) -> None:

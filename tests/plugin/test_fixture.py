@@ -92,7 +92,7 @@ def test_an_override_that_is_no_keyword_is_an_error_with_the_nearest(suite: pyte
 def test_concurrency_in_the_body_is_refused_like_in_the_mark(suite: pytest.Pytester) -> None:
     result = run(suite, "@llm_perf(model=FAST)\ndef test_chat(llm):\n    llm.measure(concurrency=2)\n")
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["concurrency=2: stream:fast *use batch_size=2"])
+    result.stdout.fnmatch_lines(["concurrency=2: stream:fast *one request at a time"])
 
 
 def test_the_target_may_be_loaded_in_the_body(suite: pytest.Pytester) -> None:

@@ -120,14 +120,14 @@ def test_outside(llm):
     )
     result = suite.runpytest("-v")
     result.assert_outcomes(passed=1, failed=1)
-    result.stdout.fnmatch_lines(["BROKEN ttft_ms * ms (limit > 1e+09)"])
+    result.stdout.fnmatch_lines(["BROKEN ttft_ms * ms (limit > 1*)"])
 
 
 def test_a_limit_in_the_unusual_direction_is_judged_and_noted(suite: pytest.Pytester) -> None:
     suite.makepyfile(HEAD + "@llm_perf(ttft_ms > 1e-9, model=FAST)\ndef test_chat(llm):\n    llm.measure()\n")
     result = suite.runpytest("-v")
     result.assert_outcomes(passed=1)
-    result.stdout.fnmatch_lines(["*ttft_ms: a limit in the unusual direction: lower is better"])
+    result.stdout.fnmatch_lines(["*ttft_ms: *a limit in the unusual direction: lower is better"])
 
 
 def test_a_limit_on_throughput_is_a_floor(suite: pytest.Pytester) -> None:

@@ -19,7 +19,7 @@ def fast(prompt_ids, output_tokens):
 def test_chat(llm):
     llm.measure()
 """
-STAGES = ("loading stream:fast", "warming up", "round 1 of 3", "round 3 of 3", "measuring memory")
+STAGES = ("loading stream:fast", "warming up", "round 1 of 3", "measuring memory")
 SAVE, RESTORE, CLEAR = "\x1b7", "\x1b8", "\x1b[K"
 
 pty = pytest.importorskip("pty", reason="no pseudo-terminals here")

@@ -194,14 +194,50 @@ def test_a_module_that_does_not_say_its_vocabulary_is_refused():
         resolve(module).load(CPU).request(Workload(), 1)
 
 
-def test_a_generate_that_takes_other_arguments_is_an_error_that_names_it():
+@pytest.mark.parametrize("decorate", [lambda function: function, torch.no_grad(), torch.inference_mode()])
+def test_a_generate_that_takes_other_arguments_is_an_error_that_names_it(decorate):
     class Narrow(Plain):
+        @decorate
         def generate(self, ids):
             return ids
 
     target = resolve(Narrow()).load(CPU)
     with pytest.raises((UsageError, TargetError, MeasurementError), match="Narrow"):
         serve(target, Workload(prompt_tokens=4, output_tokens=6))
+
+
+def test_a_type_error_inside_the_model_comes_through_unchanged():
+    def helper(size):
+        return size
+
+    class Wrong(Plain):
+        def generate(self, **arguments):
+            return helper(sise=3)
+
+    with pytest.raises(TypeError, match="unexpected keyword argument 'sise'"):
+        serve(resolve(Wrong()).load(CPU), Workload(prompt_tokens=4, output_tokens=6))
+
+
+def test_a_generate_that_returns_no_dictionary_has_an_unknown_cache():
+    class Strict(Plain):
+        def generate(
+            self,
+            input_ids,
+            attention_mask,
+            max_new_tokens,
+            do_sample,
+            num_beams,
+            eos_token_id,
+            pad_token_id,
+            streamer=None,
+            logits_processor=(),
+        ):
+            return super().generate(input_ids, max_new_tokens, streamer)
+
+    target = resolve(Strict()).load(CPU)
+    workload = Workload(prompt_tokens=4, output_tokens=6)
+    assert serve(target, workload).output_tokens == 6
+    assert isinstance(target.kv_cache_bytes(target.request(workload, 1)), Unknown)
 
 
 @pytest.mark.parametrize(
@@ -234,6 +270,19 @@ def test_the_cpu_allocators_own_error_is_running_out_of_memory_too():
     error = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
     with pytest.raises(TargetError, match="ran out of memory"):
         serve(resolve(Plain(error=error)).load(CPU), Workload())
+
+
+def test_out_of_memory_beyond_rotary_positions_is_no_matter_of_positions():
+    target = random_weights(
+        "llama", num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=16, **_SMALL
+    ).load(CPU)
+
+    def generate(**arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    target.model.generate = generate
+    with pytest.raises(TargetError, match="ran out of memory"):
+        serve(target, Workload(prompt_tokens=20, output_tokens=2))
 
 
 def test_any_other_error_of_the_model_comes_through_unchanged():
