@@ -76,11 +76,14 @@ class GenerateTarget:
             inputs = self._on_device(self.tokenizer(request.prompt, return_tensors="pt"))
             tokenize = clock() - started
         recorder = _Recorder(clock, self.device)
-        with self._out_of_memory(request.workload), recorder.watching(self.model) as processors:
+        with (
+            self._out_of_memory(request.workload),
+            self._beyond_positions(inputs, request.workload),
+            recorder.watching(self.model) as processors,
+        ):
             generate = self._call(inputs, request.workload, streamer=recorder, logits_processor=processors)
             sent = clock()
-            with self._beyond_positions(inputs, request.workload):
-                output = generate()
+            output = generate()
         output = getattr(output, "sequences", output)  # a generation config may ask for a dictionary
         self._check_tokens(recorder, inputs, output, request.workload)
         detokenize: float | Unknown = Trace.detokenize
@@ -264,16 +267,13 @@ class _Recorder:
 
         Only where the device has a clock of its own is every step worth a stamp.
         """
+        stamp = functools.partial(self.device.stamp, self.clock)
         with (
-            _after(model, "prepare_inputs_for_generation", lambda: self._stamp_once(self._began)),
-            _after(model, "_prefill", lambda: self._stamp_once(self._ended)) as shows_prefill,
+            _stamped_once(model, "prepare_inputs_for_generation", self._began, stamp),
+            _stamped_once(model, "_prefill", self._ended, stamp) as shows_prefill,
         ):
-            each_step = _StampingProcessor(lambda: self._steps.append(self.device.stamp(self.clock)))
+            each_step = _StampingProcessor(lambda: self._steps.append(stamp()))
             yield [] if shows_prefill and not self.device.has_own_clock else [each_step]
-
-    def _stamp_once(self, stamps: list[Stamp]) -> None:
-        if not stamps:
-            stamps.append(self.device.stamp(self.clock))
 
     def prefill_seconds(self) -> float | Unknown:
         ended = self._ended or self._steps
@@ -286,8 +286,8 @@ class _Recorder:
 
 
 @contextmanager
-def _after(model: Any, method: str, then: Callable[[], None]) -> Iterator[bool]:
-    """Calls `then` whenever a method of the model returns; gives whether it has that method.
+def _stamped_once(model: Any, method: str, stamps: list[Stamp], stamp: Callable[[], Stamp]) -> Iterator[bool]:
+    """Stamps when a method of the model first returns; gives whether it has that method.
 
     Forward hooks would do the same, but compilation traces them into its graphs.
     """
@@ -299,7 +299,8 @@ def _after(model: Any, method: str, then: Callable[[], None]) -> Iterator[bool]:
     @functools.wraps(original)  # generate() reads the method's signature
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         result = original(*args, **kwargs)
-        then()
+        if not stamps:
+            stamps.append(stamp())
         return result
 
     had = vars(model).get(method)
