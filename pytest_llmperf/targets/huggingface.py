@@ -14,17 +14,18 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from pytest_llmperf.errors import MeasurementError, TargetError, UsageError
 from pytest_llmperf.model import Trace, Unknown, Workload
-from pytest_llmperf.targets.device import Device, Stamp, device_of, devices_of_model
+from pytest_llmperf.targets.device import Device, device_of, devices_of_model
 from pytest_llmperf.targets.protocol import Clock, LoadOptions, Request
+from pytest_llmperf.targets.recorder import Recorder
+from pytest_llmperf.targets.tensors import storage_bytes, tensors_in
 from pytest_llmperf.workloads import prompt_ids
 
 _CALL: Mapping[str, Any] = {
@@ -73,9 +74,9 @@ class GenerateTarget:
         inputs = request.prompt
         if request.workload.prompt is not None:
             started = clock()
-            inputs = self._on_device(self.tokenizer(request.prompt, return_tensors="pt"))
+            inputs = self._tokenized(request)
             tokenize = clock() - started
-        recorder = _Recorder(clock, self.device)
+        recorder = Recorder(clock, self.device)
         with (
             self._out_of_memory(request.workload),
             self._beyond_positions(inputs, request.workload),
@@ -109,9 +110,7 @@ class GenerateTarget:
     def kv_cache_bytes(self, request: Request) -> int | Unknown:
         if refusal := self._refusal(return_dict_in_generate=True):
             return Unknown(f"generate() of {self.id} returns no cache: {refusal}")
-        inputs = request.prompt
-        if request.workload.prompt is not None:
-            inputs = self._on_device(self.tokenizer(request.prompt, return_tensors="pt"))
+        inputs = request.prompt if request.workload.prompt is None else self._tokenized(request)
         with self._out_of_memory(request.workload):
             output = self._call(inputs, request.workload, return_dict_in_generate=True)()
         cache = getattr(output, "past_key_values", None)
@@ -139,7 +138,7 @@ class GenerateTarget:
         )
 
     def _check_tokens(
-        self, recorder: _Recorder, inputs: Mapping[str, torch.Tensor], output: torch.Tensor, workload: Workload
+        self, recorder: Recorder, inputs: Mapping[str, torch.Tensor], output: torch.Tensor, workload: Workload
     ) -> None:
         made = output.shape[1] - inputs["input_ids"].shape[1]
         if made != workload.output_tokens or sum(recorder.counts) != workload.output_tokens:
@@ -203,6 +202,9 @@ class GenerateTarget:
         pad = getattr(_text_config(self.model), "pad_token_id", None)
         return pad if isinstance(pad, int) and 0 <= pad < self._vocabulary() else 0
 
+    def _tokenized(self, request: Request) -> dict[str, torch.Tensor]:
+        return self._on_device(self.tokenizer(request.prompt, return_tensors="pt"))
+
     def _on_device(self, encoded: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         ids = encoded["input_ids"].to(self._input_device)
         mask = encoded.get("attention_mask")
@@ -210,107 +212,6 @@ class GenerateTarget:
             "input_ids": ids,
             "attention_mask": torch.ones_like(ids) if mask is None else mask.to(self._input_device),
         }
-
-
-class _StepSignature:
-    """Stands for a bound `__call__(input_ids, scores)`, its signature ready."""
-
-    __signature__ = inspect.signature(lambda input_ids, scores: scores)
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        return scores
-
-
-class _StampingProcessor:
-    """A logits processor that changes nothing and stamps every step.
-
-    transformers asks for `inspect.signature(processor.__call__)` at every step: computed, it adds 30 % to the
-    TPOT of a 1 ms model; ready-made, 0.8 %.
-    """
-
-    def __init__(self, stamp: Callable[[], None]) -> None:
-        self._stamp = stamp
-        self.__call__ = _StepSignature()  # type: ignore[method-assign]  # what transformers looks at, not what it calls
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        self._stamp()
-        return scores
-
-
-@dataclass
-class _Recorder:
-    """Watches one generation: a streamer for the host's view, stamps for the device's."""
-
-    clock: Clock
-    device: Device
-    arrivals: list[float] = field(default_factory=list)
-    counts: list[int] = field(default_factory=list)
-    _began: list[Stamp] = field(default_factory=list)
-    _ended: list[Stamp] = field(default_factory=list)
-    _steps: list[Stamp] = field(default_factory=list)
-    _prompt_seen: bool = False
-
-    def put(self, value: torch.Tensor) -> None:
-        """Called by `generate()`: once with the prompt (B, P), then per step with tokens (B,) or (1, k)."""
-        if not self._prompt_seen and value.ndim == 2:
-            self._prompt_seen = True
-            return
-        self.arrivals.append(self.clock())
-        self.counts.append(value.shape[1] if value.ndim == 2 else 1)
-
-    def end(self) -> None:
-        """No token: nothing to record."""
-
-    @contextmanager
-    def watching(self, model: Any) -> Iterator[list[_StampingProcessor]]:
-        """Stamps where the prompt's forward pass begins and ends; gives the logits processors this takes.
-
-        Only where the device has a clock of its own is every step worth a stamp.
-        """
-        stamp = functools.partial(self.device.stamp, self.clock)
-        with (
-            _stamped_once(model, "prepare_inputs_for_generation", self._began, stamp),
-            _stamped_once(model, "_prefill", self._ended, stamp) as shows_prefill,
-        ):
-            each_step = _StampingProcessor(lambda: self._steps.append(stamp()))
-            yield [] if shows_prefill and not self.device.has_own_clock else [each_step]
-
-    def prefill_seconds(self) -> float | Unknown:
-        ended = self._ended or self._steps
-        return self.device.seconds(self._began[0], ended[0]) if self._began and ended else Trace.prefill
-
-    def device_arrivals(self) -> tuple[float, ...]:
-        if not self.device.has_own_clock or not self._began:
-            return ()
-        return tuple(self.device.seconds(self._began[0], step) for step in self._steps)
-
-
-@contextmanager
-def _stamped_once(model: Any, method: str, stamps: list[Stamp], stamp: Callable[[], Stamp]) -> Iterator[bool]:
-    """Stamps when a method of the model first returns; gives whether it has that method.
-
-    Forward hooks would do the same, but compilation traces them into its graphs.
-    """
-    original = getattr(model, method, None)
-    if original is None:
-        yield False
-        return
-
-    @functools.wraps(original)  # generate() reads the method's signature
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        result = original(*args, **kwargs)
-        if not stamps:
-            stamps.append(stamp())
-        return result
-
-    had = vars(model).get(method)
-    setattr(model, method, wrapped)
-    try:
-        yield True
-    finally:
-        delattr(model, method)
-        if had is not None:
-            setattr(model, method, had)
 
 
 def adopt(module: Any, name: str, options: LoadOptions) -> GenerateTarget:
@@ -341,37 +242,6 @@ def out_of_memory_as(message: str) -> Iterator[None]:
         if "can't allocate memory" not in str(error):  # what the CPU allocator raises
             raise
         raise TargetError(message) from error
-
-
-def storage_bytes(tensors: Iterable[torch.Tensor]) -> int:
-    """Bytes of the storages behind the tensors, each counted once; tensors on `meta` hold none."""
-    storages = {}
-    for tensor in tensors:
-        if tensor.device.type != "meta":
-            storage = tensor.untyped_storage()
-            storages[(tensor.device, storage.data_ptr())] = storage.nbytes()
-    return sum(storages.values())
-
-
-def tensors_in(value: Any, _seen: set[int] | None = None) -> Iterator[torch.Tensor]:
-    """Every tensor inside a cache: its attributes, dictionaries and lists, however nested."""
-    seen = set() if _seen is None else _seen
-    if id(value) in seen:
-        return
-    seen.add(id(value))
-    if isinstance(value, torch.Tensor):
-        yield value
-        return
-    if isinstance(value, Mapping):
-        inner: Iterable[Any] = value.values()
-    elif isinstance(value, (list, tuple, set)):
-        inner = value
-    elif hasattr(value, "__dict__") and not isinstance(value, (type, torch.nn.Module)):
-        inner = vars(value).values()
-    else:
-        return
-    for item in inner:
-        yield from tensors_in(item, seen)
 
 
 def _text_config(model: Any) -> Any:

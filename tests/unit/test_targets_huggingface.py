@@ -12,7 +12,7 @@ import torch
 from pytest_llmperf.errors import MeasurementError, TargetError, UsageError
 from pytest_llmperf.model import Unknown, Workload
 from pytest_llmperf.targets import LoadOptions, random_weights, resolve
-from pytest_llmperf.targets.huggingface import GenerateTarget, storage_bytes, tensors_in
+from pytest_llmperf.targets.huggingface import GenerateTarget
 from tests.fakes import FakeDevice
 
 CPU = LoadOptions(device="cpu")
@@ -494,24 +494,6 @@ def test_a_model_without_a_cache_says_so():
     cache = target.kv_cache_bytes(target.request(workload, 1))
     assert isinstance(cache, Unknown)
     assert "returned no cache" in cache.reason
-
-
-def test_storages_are_counted_once_and_whole():
-    base = torch.zeros(100)
-    assert storage_bytes([base, base[:10], base.view(10, 10)]) == 400
-    assert storage_bytes([base[:10]]) == 400, "a view holds all of its storage"
-    assert storage_bytes([torch.zeros(5, device="meta")]) == 0
-
-
-def test_tensors_are_found_however_nested_and_cycles_end():
-    class Layer:
-        def __init__(self, tensor):
-            self.keys, self.other = tensor, {"a": [torch.ones(1), None], 3: (torch.ones(2), "text")}
-            self.module = torch.nn.Linear(3, 3)
-
-    layer = Layer(torch.ones(3))
-    layer.itself = layer
-    assert sorted(tensor.numel() for tensor in tensors_in([layer, {0: layer}])) == [1, 2, 3]
 
 
 def test_a_target_takes_its_dtype_from_the_model():

@@ -1,0 +1,39 @@
+"""Sizes of what a model holds: storages, each counted once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+
+
+def storage_bytes(tensors: Iterable[torch.Tensor]) -> int:
+    """Bytes of the storages behind the tensors, each counted once; tensors on `meta` hold none."""
+    storages = {}
+    for tensor in tensors:
+        if tensor.device.type != "meta":
+            storage = tensor.untyped_storage()
+            storages[(tensor.device, storage.data_ptr())] = storage.nbytes()
+    return sum(storages.values())
+
+
+def tensors_in(value: Any, _seen: set[int] | None = None) -> Iterator[torch.Tensor]:
+    """Every tensor inside a cache: its attributes, dictionaries and lists, however nested."""
+    seen = set() if _seen is None else _seen
+    if id(value) in seen:
+        return
+    seen.add(id(value))
+    if isinstance(value, torch.Tensor):
+        yield value
+        return
+    if isinstance(value, Mapping):
+        inner: Iterable[Any] = value.values()
+    elif isinstance(value, (list, tuple, set)):
+        inner = value
+    elif hasattr(value, "__dict__") and not isinstance(value, (type, torch.nn.Module)):
+        inner = vars(value).values()
+    else:
+        return
+    for item in inner:
+        yield from tensors_in(item, seen)
