@@ -81,6 +81,10 @@ def check_command(suite: pytest.Pytester, command: str) -> None:
     elif program == "pip":
         assert arguments[0] == "install", command
         assert {name.partition("[")[0] for name in arguments[1:]} <= {"pytest-llmperf", "-e", "."}, command
+    elif program in ("python", "bash"):
+        assert (ROOT / arguments[0]).is_file(), command
+        check = ["bash", "-n"] if program == "bash" else ["python", "-m", "py_compile"]
+        subprocess.run([*check, str(ROOT / arguments[0])], check=True)
     elif program == "llmperf":
         cli._parser().parse_args(arguments)
     elif program == "pytest":
