@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,7 +84,7 @@ def check_command(suite: pytest.Pytester, command: str) -> None:
         assert {name.partition("[")[0] for name in arguments[1:]} <= {"pytest-llmperf", "-e", "."}, command
     elif program in ("python", "bash"):
         assert (ROOT / arguments[0]).is_file(), command
-        check = ["bash", "-n"] if program == "bash" else ["python", "-m", "py_compile"]
+        check = ["bash", "-n"] if program == "bash" else [sys.executable, "-m", "py_compile"]
         subprocess.run([*check, str(ROOT / arguments[0])], check=True)
     elif program == "llmperf":
         cli._parser().parse_args(arguments)

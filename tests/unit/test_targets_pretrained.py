@@ -7,7 +7,6 @@ import re
 import shutil
 import time
 
-import httpx2
 import pytest
 import torch
 from huggingface_hub import HfApi, constants, errors
@@ -16,6 +15,11 @@ from pytest_llmperf.errors import LlmperfError, TargetError, UsageError
 from pytest_llmperf.measure import Effort, measure
 from pytest_llmperf.model import Unknown, Workload
 from pytest_llmperf.targets import LoadOptions, Pretrained, random_weights, resolve
+
+try:  # the Hub's client of huggingface_hub 2, and of 1
+    import httpx2 as httpx
+except ImportError:
+    import httpx
 
 CPU = LoadOptions(device="cpu")
 
@@ -66,7 +70,7 @@ def hub(monkeypatch, tmp_path):
 
 
 def response(status):
-    return httpx2.Response(status, request=httpx2.Request("GET", "https://huggingface.co/api/models/org/chat"))
+    return httpx.Response(status, request=httpx.Request("GET", "https://huggingface.co/api/models/org/chat"))
 
 
 def put_in_cache(cache, saved_model, name="org/chat"):
@@ -358,8 +362,8 @@ def test_an_unknown_cache_implementation_is_an_error_that_names_it(saved_model):
 @pytest.mark.parametrize(
     "error",
     [
-        httpx2.ConnectError("name resolution failed"),
-        httpx2.ReadTimeout("timed out"),
+        httpx.ConnectError("name resolution failed"),
+        httpx.ReadTimeout("timed out"),
         OSError("network is unreachable"),
         errors.HfHubHTTPError("Internal Server Error", response=response(500)),
     ],
@@ -386,7 +390,7 @@ def test_a_model_that_is_nowhere_is_an_error(hub):
 
 
 def test_a_cached_model_loads_though_the_hub_cannot_be_reached(hub, saved_model):
-    put_in_cache(hub(httpx2.ConnectError("no network")), saved_model)
+    put_in_cache(hub(httpx.ConnectError("no network")), saved_model)
     target = load("org/chat")
     assert target.id == "org/chat"
     assert target.tokenizer is not None
