@@ -15,6 +15,17 @@ TINY = "random:gpt2?n_layer=2&n_embd=64&n_head=4&vocab_size=500&n_positions=256"
 """A model of about 0.5 ms per token, for tests of the real thing."""
 
 
+def transformers_validates_configs() -> bool:
+    """Newer transformers refuse a config value of the wrong type; older ones fail wherever it is first used."""
+    from transformers import AutoConfig
+
+    try:
+        AutoConfig.for_model("gpt2", n_layer="two")
+    except Exception:
+        return True
+    return False
+
+
 class FakeClock:
     """Seconds that pass only by `advance()`."""
 

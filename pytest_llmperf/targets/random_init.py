@@ -72,10 +72,10 @@ def _empty(reference: RandomWeights, options: LoadOptions, device: str) -> Any:
             )
         except ValueError as error:
             if "Unrecognized configuration class" not in str(error):
-                raise TargetError(f"{reference.id} cannot be built: {error}") from error
+                raise TargetError(f"{reference.id}: it cannot be built: {error}") from error
             raise TargetError(f"{reference.id}: {reference.model_type!r} is no causal language model") from error
-        except ImportError as error:
-            raise TargetError(f"{reference.id} cannot be built: {error}") from error
+        except (ImportError, TypeError) as error:
+            raise TargetError(f"{reference.id}: it cannot be built: {error}") from error
 
 
 def _config(reference: RandomWeights) -> Any:

@@ -13,6 +13,7 @@ from tests.fakes import TINY
 def imported() -> None:
     """Import, before any inner run takes its snapshot of `sys.modules`, all that a measurement imports."""
     import hypothesis.internal.observability  # noqa: F401  # its plugin imports it at the end of every run
+    import transformers.models.llama.modeling_llama  # noqa: F401  # older versions look their modules up again
 
     from pytest_llmperf.measure import Effort, measure
     from pytest_llmperf.model import Workload

