@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -15,6 +16,9 @@ from pytest_llmperf.options import OPTIONS, Option
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0, 1 where something could not be measured, 4 for misuse (as pytest's own), 130 on Ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a narrow encoding costs a character, not the result
     parsed = _parser().parse_args(arguments)
     try:
         return int(parsed.run(parsed))
@@ -121,20 +125,27 @@ def _measure(parsed: argparse.Namespace) -> int:
         measurements = []
         for workload in workloads:
             label = shape(workload) if len(workloads) > 1 else None
-            measurements.append(llm.measure(label, workload=workload))
+            try:
+                measurements.append(llm.measure(label, workload=workload))
+            except LlmperfError as error:
+                if len(workloads) == 1:
+                    raise
+                print(f"llmperf: {shape(workload)}: {error}", file=sys.stderr)
+    if not measurements:
+        return 1
     if parsed.json is not None:
         text = "[\n" + ",\n".join(measurement.to_json() for measurement in measurements) + "\n]\n"
         if str(parsed.json) == "-":
             print(text, end="")
-            return _status(llm.results)
+            return _status(llm.results, len(workloads))
         parsed.json.write_text(text, encoding="utf-8")
     colour, width = _terminal()
     print(summary(llm.results, width, colour, max(parsed.verbose, int(len(workloads) == 1))))
-    return _status(llm.results)
+    return _status(llm.results, len(workloads))
 
 
-def _status(results: Sequence[Any]) -> int:
-    return int(any(result.verdict is not None and result.verdict.fails for result in results))
+def _status(results: Sequence[Any], asked: int) -> int:
+    return int(len(results) < asked or any(result.verdict is not None and result.verdict.fails for result in results))
 
 
 def _terminal() -> tuple[bool, int]:

@@ -20,6 +20,10 @@ class TargetError(LlmperfError):
     """The target cannot be found, loaded, fitted into memory or run."""
 
 
+class OutOfMemoryTargetError(TargetError):
+    """Memory ran out; other targets may give way and the attempt be made again."""
+
+
 class DeviceMissingError(TargetError):
     """The device asked for is not on this machine (ini `llmperf_missing_device` may skip instead)."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,6 +41,8 @@ class Session:
 
     defaults: Defaults = field(default_factory=Defaults)
     progress: Callable[[str], None] = lambda stage: None
+    exclusive: Callable[[], AbstractContextManager[object]] = nullcontext
+    """Entered for each measurement; keeps those of other processes of the run away."""
     targets: TargetCache = field(init=False)
 
     def __post_init__(self) -> None:
@@ -70,15 +73,16 @@ class Session:
         effort = self.effort(settings)
         environment = environment_of(target, effort.threads)
         try:
-            measurement = measure(
-                target,
-                settings.workload,
-                effort,
-                load=load,
-                environment=environment,
-                look=lambda rounds: look(rounds, settings.limits),
-                progress=self.progress,
-            )
+            with self.exclusive():
+                measurement = measure(
+                    target,
+                    settings.workload,
+                    effort,
+                    load=load,
+                    environment=environment,
+                    look=lambda rounds: look(rounds, settings.limits),
+                    progress=self.progress,
+                )
         finally:
             self.progress("")
         return measurement, judge(key, measurement, settings.limits, judged=not effort.smoke)

@@ -98,6 +98,10 @@ class FakeTarget:
     device: FakeDevice = field(default_factory=FakeDevice)
     seeds: list[int] = field(default_factory=list)
     runs: int = 0
+    begun: int = 0
+
+    def begin(self) -> None:
+        self.begun += 1
 
     def request(self, workload: Workload, seed: int) -> Request:
         self.seeds.append(seed)

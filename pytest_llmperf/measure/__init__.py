@@ -37,6 +37,7 @@ def measure(
         look: asked now and then whether the rounds so far suffice.
         progress: told each stage in a few words.
     """
+    target.begin()
     requests = _requests(target, workload)
 
     def serve() -> Round:

@@ -110,14 +110,14 @@ def process_gpu_bytes(target: Target) -> int | Unknown:
     except pynvml.NVMLError as error:
         return Unknown(f"NVML: {error}")
     try:
-        return _process_bytes(pynvml)
+        return _process_bytes()
     except pynvml.NVMLError as error:
         return Unknown(f"NVML: {error}")
     finally:
         pynvml.nvmlShutdown()
 
 
-def _process_bytes(nvml: object) -> int | Unknown:
+def _process_bytes() -> int | Unknown:
     import pynvml
 
     handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]

@@ -10,6 +10,8 @@ from enum import Enum, auto
 from pytest_llmperf.model import Round
 
 MIN_ROUNDS = 3
+MOST_ROUNDS = 10_000
+"""More would tell nothing new, and their traces have to be kept."""
 MOST_WARM_UPS = 10
 STEADY = 0.95
 """A warm-up round this close to the fastest before it, or slower, has nothing left to gain."""
@@ -68,12 +70,13 @@ def take(
     while effort.rounds is None or len(rounds) < effort.rounds:
         rounds.append(serve())
         elapsed = clock() - started
+        enough = len(rounds) >= MOST_ROUNDS
         late = elapsed >= effort.max_time and len(rounds) >= MIN_ROUNDS
-        if effort.rounds is not None or not (late or len(rounds) >= next_look):
+        if effort.rounds is not None or not (late or enough or len(rounds) >= next_look):
             continue
         next_look = math.ceil(len(rounds) * 1.5)
         need = look(rounds)
         patience = max(effort.max_time, PATIENCE_FOR_TAILS_S) if need is Need.SAMPLES else effort.max_time
-        if need is Need.NOTHING or elapsed >= patience:
+        if need is Need.NOTHING or elapsed >= patience or enough:
             break
     return rounds

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from pytest_llmperf.baselines.environment import cpu_model, nvidia_gpus, versions
 from pytest_llmperf.errors import DeviceMissingError, LlmperfError
@@ -19,6 +22,8 @@ from pytest_llmperf.reports.table import row_name
 from pytest_llmperf.session import Defaults, Llm, Session
 
 LLM = pytest.StashKey[Llm]()
+ENDED = pytest.StashKey[bool]()
+"""Whether the test's body is over."""
 FAILED_HERE = pytest.StashKey[bool]()
 """Whether it was a limit that failed the test, and not its own body."""
 
@@ -39,6 +44,7 @@ class Running:
                 smoke=option(config, "mode") == "smoke",
             ),
             self._progress,
+            _exclusive(config),
         )
 
     def llm(self, request: pytest.FixtureRequest) -> Llm:
@@ -69,6 +75,8 @@ class Running:
             if measures(item) and (hint := _hiding_hint(item)):
                 item.add_report_section("call", "llmperf", hint)
             raise
+        finally:
+            item.stash[ENDED] = True
         llm = item.stash.get(LLM, None)
         if llm is not None and llm.results:
             self._judge(item, llm.results)
@@ -91,17 +99,16 @@ class Running:
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        llm = item.stash.get(LLM, None)
-        results = llm.results if llm is not None and call.when == "call" else []
+        ended = call.when == "call" and item.stash.get(ENDED, False)  # subtests report on themselves within the body
+        results = item.stash[LLM].results if ended and LLM in item.stash else []
         shown = item.stash.get(FAILED_HERE, False)  # then the failure's text is its table
         for result in results:
             _tell(item, result, with_section=not shown)
         report = yield
         if results:
             report.llmperf = [plain(result) for result in results]  # type: ignore[attr-defined]  # reports take extras
-        if call.when == "call" and llm is not None:
-            del item.stash[LLM]  # a rerun measures anew
-            item.stash[FAILED_HERE] = False
+        if call.when == "teardown":
+            _forget(item)
         return report
 
     @contextmanager
@@ -120,6 +127,14 @@ class Running:
         if missing_device and option(self._config, "missing_device") == "skip":
             raise pytest.skip.Exception(message, _use_item_location=True) from None
         raise pytest.fail.Exception(message, pytrace=False) from None
+
+
+def _forget(item: pytest.Item) -> None:
+    """A rerun measures anew, and a target that gave way must not be held by a test that is over."""
+    keys: tuple[pytest.StashKey[Any], ...] = (LLM, ENDED, FAILED_HERE)
+    for key in keys:
+        if key in item.stash:
+            del item.stash[key]
 
 
 def write_summary(reporter: pytest.TerminalReporter, records: list[dict[str, Any]]) -> None:
@@ -152,6 +167,15 @@ def _tell(item: pytest.Item, result: Result, *, with_section: bool) -> None:
 
 def _property(label: str, row: Row) -> str:
     return f"{label}.{row_name(row)}" if label else row_name(row)
+
+
+def _exclusive(config: pytest.Config) -> Callable[[], AbstractContextManager[object]]:
+    """Keeps the measurements of parallel workers (xdist) apart, which would disturb each other."""
+    workerinput = getattr(config, "workerinput", None)
+    if workerinput is None:
+        return nullcontext
+    path = Path(tempfile.gettempdir()) / f"llmperf-{workerinput['testrunuid']}.lock"
+    return lambda: FileLock(path)
 
 
 def _hiding_hint(item: pytest.Item) -> str:

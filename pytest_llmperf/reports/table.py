@@ -77,7 +77,7 @@ def overview(results: Sequence[Result]) -> list[Table]:
 
 def details(result: Result, *, limits_only: bool = False, samples: bool = False) -> Table:
     """One measurement: a row per metric, or per limit; with `samples` each row's values in short."""
-    table = Table(result.key, conditions(result), _DETAILS)
+    table = Table(result.key, subtitle(result), _DETAILS)
     for row in result.rows:
         if limits_only and row.limit is None:
             continue
@@ -98,7 +98,7 @@ def details(result: Result, *, limits_only: bool = False, samples: bool = False)
     return table
 
 
-def conditions(result: Result) -> str:
+def subtitle(result: Result) -> str:
     """`gpt2 · 512 → 128 tokens · batch 1 · cuda NVIDIA H200 · 12 rounds`."""
     workload = result.workload
     target = [] if result.key.partition("::")[0] == result.target else [result.target]  # else it is the title

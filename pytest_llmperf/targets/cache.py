@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 
-from pytest_llmperf.errors import TargetError
+from pytest_llmperf.errors import OutOfMemoryTargetError, TargetError
 from pytest_llmperf.model import Unknown
 from pytest_llmperf.targets.device import Device, device_of
 from pytest_llmperf.targets.protocol import LoadOptions, Reference, Target
@@ -36,6 +37,9 @@ class TargetCache:
             TargetError: it cannot be had, or does not fit even alone.
         """
         key = (reference, options.key)
+        if reference.cacheable:  # `auto`, `cuda` and `cuda:0` may be one place
+            place = device_of(options.device).name
+            key = (reference, dataclasses.replace(options, device=place).key)
         if fresh:
             self._targets.pop(key, None)
         if reference.cacheable and key in self._targets:
@@ -50,17 +54,16 @@ class TargetCache:
         return target, seconds
 
     def _timed_load(self, reference: Reference, options: LoadOptions) -> tuple[Target, float]:
-        started = time.perf_counter()
-        try:
-            target = reference.load(options)
-        except TargetError as error:
-            if not (self._targets and "out of memory" in str(error)):
-                raise
-            self.clear()
+        while True:
             started = time.perf_counter()
-            target = reference.load(options)
-        target.device.synchronize()
-        return target, time.perf_counter() - started
+            try:
+                target = reference.load(options)
+                target.device.synchronize()
+                return target, time.perf_counter() - started
+            except OutOfMemoryTargetError:
+                if not self._targets:
+                    raise
+            self.clear()  # outside of `except`, whose error holds on to the half-built model
 
     def _make_room(self, reference: Reference, options: LoadOptions) -> None:
         needed = reference.weights_estimate(options)

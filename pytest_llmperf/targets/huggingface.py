@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from pytest_llmperf.errors import MeasurementError, TargetError, UsageError
+from pytest_llmperf.errors import MeasurementError, OutOfMemoryTargetError, UsageError
 from pytest_llmperf.model import Trace, Unknown, Workload
 from pytest_llmperf.targets.device import Device, device_of, devices_of_model
 from pytest_llmperf.targets.protocol import Clock, LoadOptions, Request
@@ -52,6 +52,10 @@ class GenerateTarget:
         self.dtype = "unknown" if parameter is None else str(parameter.dtype).removeprefix("torch.")
         self._input_device = "cpu" if parameter is None else _input_device(model)
         self._special = _special_ids(model, tokenizer)
+
+    def begin(self) -> None:
+        # transformers sizes every static cache like the largest one this model ever had.
+        vars(self.model).pop("_previous_max_cache_length", None)
 
     def request(self, workload: Workload, seed: int) -> Request:
         self._refuse_max_time()
@@ -233,15 +237,15 @@ def adopt(module: Any, name: str, options: LoadOptions) -> GenerateTarget:
 
 @contextmanager
 def out_of_memory_as(message: str) -> Iterator[None]:
-    """Running out of memory inside raises a TargetError with this message instead."""
+    """Running out of memory inside raises an OutOfMemoryTargetError with this message instead."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:
-        raise TargetError(message) from error
+        raise OutOfMemoryTargetError(message) from error
     except RuntimeError as error:
         if "can't allocate memory" not in str(error):  # what the CPU allocator raises
             raise
-        raise TargetError(message) from error
+        raise OutOfMemoryTargetError(message) from error
 
 
 def _text_config(model: Any) -> Any:

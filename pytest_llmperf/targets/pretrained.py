@@ -49,8 +49,10 @@ def load(name: str, options: LoadOptions) -> GenerateTarget:
         return GenerateTarget(name, model, _tokenizer(name, local_only), device)
 
 
-def weights_estimate(name: str) -> int | Unknown:
-    """Bytes of the weight files in a local folder."""
+def weights_estimate(name: str, options: LoadOptions) -> int | Unknown:
+    """Bytes of the weight files in a local folder, where nothing says that they are loaded as anything else."""
+    if options.dtype is not None or {"device_map", "quantization_config", "tp_plan"} & set(options.load):
+        return Unknown("the files do not say what their weights take once converted or spread")
     sizes = [file.stat().st_size for file in Path(name).glob("*.safetensors")] if Path(name).is_dir() else []
     return sum(sizes) if sizes else Unknown("the size of a Hub model is known once it is loaded")
 

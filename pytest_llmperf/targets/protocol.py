@@ -92,6 +92,10 @@ class Target(Protocol):
     @property
     def device(self) -> Device: ...
 
+    def begin(self) -> None:
+        """Called once before a measurement: lets go of what earlier workloads left behind."""
+        ...
+
     def request(self, workload: Workload, seed: int) -> Request:
         """A request whose prompt differs for every seed."""
         ...

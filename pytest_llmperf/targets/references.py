@@ -39,7 +39,7 @@ class Pretrained:
     def weights_estimate(self, options: LoadOptions) -> int | Unknown:
         from pytest_llmperf.targets import pretrained
 
-        return pretrained.weights_estimate(self.name)
+        return pretrained.weights_estimate(self.name, options)
 
     def load(self, options: LoadOptions) -> Target:
         from pytest_llmperf.targets import pretrained

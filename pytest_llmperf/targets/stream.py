@@ -61,6 +61,9 @@ class StreamTarget:
         self.device = Cpu()
         self._reference = reference
 
+    def begin(self) -> None:
+        """Nothing of a stream is known to be left behind."""
+
     def request(self, workload: Workload, seed: int) -> Request:
         if workload.batch_size != 1:
             raise UsageError(f"batch_size={workload.batch_size}: {self.id} answers one prompt at a time")

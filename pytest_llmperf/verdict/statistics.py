@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from pytest_llmperf.model import Sample
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 RESAMPLES = 400
 CONFIDENCE = 0.95
+_MOST_VALUES_AT_ONCE = 2_000_000
+"""Bounds the memory that resampling takes to 16 MB."""
 _QUANTILES = {"median": 0.5, "p50": 0.5, "p90": 0.90, "p95": 0.95, "p99": 0.99}
 
 
@@ -28,16 +35,25 @@ def interval(sample: Sample, statistic: str) -> tuple[float, float] | None:
     length = min(len(values) for values in sample.by_round)  # so that rounds can be drawn as rows
     rounds = np.array([values[:length] for values in sample.by_round])
     draws = np.random.default_rng(0).integers(count, size=(RESAMPLES, count))
-    resampled = rounds[draws].reshape(RESAMPLES, -1)
-    if statistic in _QUANTILES:
-        estimates = np.quantile(resampled, _QUANTILES[statistic], axis=1)
-    else:
-        estimates = getattr(np, statistic)(resampled, axis=1)  # mean, min, max
+    at_once = max(1, _MOST_VALUES_AT_ONCE // rounds.size)
+    estimates = np.concatenate(
+        [_estimates(rounds[draws[first : first + at_once]], statistic) for first in range(0, RESAMPLES, at_once)]
+    )
     tail = (1 - CONFIDENCE) / 2
     centre = sample.statistic(statistic)
     stretch = math.sqrt(count / (count - 1)) * stdtrit(count - 1, tail) / ndtri(tail)
     below, above = np.quantile(estimates, [tail, 1 - tail]) - centre
     return float(centre + stretch * min(below, 0)), float(centre + stretch * max(above, 0))
+
+
+def _estimates(resampled: NDArray[np.float64], statistic: str) -> NDArray[np.float64]:
+    """One estimate for each resample of (rounds, values)."""
+    import numpy as np
+
+    flat = resampled.reshape(len(resampled), -1)
+    if statistic in _QUANTILES:
+        return np.asarray(np.quantile(flat, _QUANTILES[statistic], axis=1))
+    return np.asarray(getattr(np, statistic)(flat, axis=1))  # mean, min, max
 
 
 def supported(values: Sequence[float], statistic: str) -> bool:

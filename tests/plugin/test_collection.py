@@ -470,3 +470,20 @@ def test_by_fixture(llm):
     assert result.ret == pytest.ExitCode.OK
     result.stdout.fnmatch_lines(["test_chat.py::test_shapes[[]16-4[]]", "4 tests collected*"])
     assert suite.path.joinpath("imported.txt").read_text() == ""
+
+
+def test_a_metric_alone_is_told_though_another_mark_has_a_text_in_its_place(suite: pytest.Pytester) -> None:
+    suite.makepyfile(
+        test_chat="""
+from pytest_llmperf import llm_perf, ttft_ms
+
+@llm_perf("ttft_ms < 50", model="gpt2")
+@llm_perf(ttft_ms, model="gpt2")
+def test_chat(llm):
+    llm.measure()
+"""
+    )
+    result = suite.runpytest()
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    result.stdout.fnmatch_lines(["test_chat.py:*: @llm_perf of test_chat: ttft_ms alone is no limit; *"])
+    assert "Traceback" not in result.stdout.str()

@@ -360,3 +360,59 @@ def test_a_run_writes_no_file_of_its_own(suite: pytest.Pytester) -> None:
 
 def files(folder: Path) -> set[str]:
     return {str(file.relative_to(folder)) for file in folder.rglob("*") if "__pycache__" not in file.parts}
+
+
+def test_subtests_report_within_the_body_and_the_limits_are_still_judged(suite: pytest.Pytester) -> None:
+    pytest.importorskip("_pytest.subtests", reason="pytest before 9 has no subtests")
+    suite.makepyfile(
+        """
+from pytest_llmperf import llm_perf, stream
+
+def fast(prompt_ids, output_tokens):
+    yield from range(output_tokens)
+
+@llm_perf("ttft_ms < 1e-9", model=stream(fast))
+def test_chat(llm, subtests):
+    llm.measure("before")
+    with subtests.test("one"):
+        assert True
+    llm.measure("after")
+"""
+    )
+    result = suite.runpytest()
+    assert "measured nothing" not in result.stdout.str()
+    result.stdout.fnmatch_lines(["BROKEN ttft_ms*", "2 measured: 2 broken"])
+
+
+def test_a_neighbour_fixture_that_fails_leaves_nothing_of_ours_behind(suite: pytest.Pytester) -> None:
+    suite.makeconftest(
+        """
+import pytest
+from pytest_llmperf.plugin.running import LLM
+
+@pytest.fixture
+def broken(llm):
+    raise RuntimeError("no neighbour")
+
+seen = []
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_logfinish(nodeid):
+    seen.append(nodeid)
+
+def pytest_sessionfinish(session):
+    print("HELD", [item.name for item in session.items if LLM in item.stash])
+"""
+    )
+    suite.makepyfile(
+        """
+from pytest_llmperf import llm_perf, stream
+
+@llm_perf(model=stream(lambda ids, n: iter(range(n))))
+def test_chat(llm, broken):
+    llm.measure()
+"""
+    )
+    result = suite.runpytest("-s")
+    result.assert_outcomes(errors=1)
+    assert "HELD []" in result.stdout.str()

@@ -10,6 +10,7 @@ import pytest
 
 from pytest_llmperf.cli import main
 from pytest_llmperf.metrics import CATALOGUE
+from tests.fakes import TINY
 
 SMALL = "random:gpt2?n_embd=16&n_head=2&n_layer=1&n_positions=64&vocab_size=50"
 QUICK = ["--device", "cpu", "--rounds", "1", "--max-time", "0.02", "--prompt-tokens", "6", "--output-tokens", "3"]
@@ -261,3 +262,12 @@ def test_the_command_line_imports_nothing_heavy_before_it_measures():
         "print([m for m in ('torch', 'transformers', 'numpy', 'rich', 'psutil') if m in sys.modules])"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+def test_a_workload_of_a_grid_that_cannot_be_served_costs_only_itself(run):
+    status, out, err = run("measure", TINY, *QUICK, "--prompt-tokens", "8,300", "--output-tokens", "2")
+    assert status == 1
+    assert "8→2" in out
+    assert "1 measured" in out
+    assert "300→2" in err
+    assert "has positions for 256 tokens" in err

@@ -277,3 +277,13 @@ def test_a_real_gpu_has_every_metric_without_a_tokenizer():
     seen = measure(target, Workload(8, 4), Effort(rounds=3), load=0.5)
     assert set(seen.unknown) <= {"tokenize_ms", "detokenize_ms", "process_gpu_mib"}
     assert seen.leak_mib == 0
+
+
+def test_a_static_cache_is_sized_by_its_own_workload_and_not_by_an_earlier_one() -> None:
+    options = LoadOptions(device="cpu", load={"cache_implementation": "static"})
+    target = resolve(TINY).load(options)
+    short, long = Workload(prompt_tokens=8, output_tokens=4), Workload(prompt_tokens=100, output_tokens=4)
+    effort = Effort(rounds=1, max_time=0.05)
+    first = measure(target, short, effort).kv_cache_mib
+    assert measure(target, long, effort).kv_cache_mib > first
+    assert measure(target, short, effort).kv_cache_mib == first

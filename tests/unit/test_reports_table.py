@@ -8,13 +8,13 @@ from pytest_llmperf.model import Result, Row, Verdict, Workload
 from pytest_llmperf.reports.table import (
     Cell,
     Table,
-    conditions,
     counts,
     details,
     failure,
     overview,
     row_name,
     shape,
+    subtitle,
     verdict_cell,
 )
 
@@ -165,7 +165,7 @@ def test_ten_samples_are_not_cut() -> None:
 
 @pytest.mark.parametrize(("rounds", "told"), [(1, "1 round"), (12, "12 rounds")])
 def test_conditions_are_one_line(rounds: int, told: str) -> None:
-    assert conditions(_result(rounds=rounds, workload=Workload(512, 128, 4))) == (
+    assert subtitle(_result(rounds=rounds, workload=Workload(512, 128, 4))) == (
         f"gpt2 · 512 → 128 tokens · batch 4 · cuda NVIDIA H200 · {told}"
     )
 

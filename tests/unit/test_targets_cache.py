@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pytest_llmperf.errors import TargetError
+from pytest_llmperf.errors import OutOfMemoryTargetError, TargetError
 from pytest_llmperf.model import Unknown
 from pytest_llmperf.targets import LoadOptions, Stream, random_weights, resolve
 from pytest_llmperf.targets import cache as cache_module
@@ -87,7 +87,7 @@ def test_a_target_is_loaded_once_for_equal_references(machine):
 
 @pytest.mark.parametrize(
     "other",
-    [LoadOptions(device="cpu"), LoadOptions(dtype="bfloat16"), LoadOptions(load={"attn_implementation": "eager"})],
+    [LoadOptions(dtype="bfloat16"), LoadOptions(load={"attn_implementation": "eager"})],
 )
 def test_other_load_options_are_another_target(machine, other):
     cache, reference = TargetCache(), Named("a", machine)
@@ -203,17 +203,24 @@ def test_a_device_that_does_not_know_its_free_memory_refuses_nothing(machine):
     assert TargetCache().load(Named("a", machine, size=2**60), OPTIONS)[0].id == "a"
 
 
+def test_two_names_of_one_device_are_one_target(machine):
+    cache, reference = TargetCache(), Named("a", machine)
+    first, _ = cache.load(reference, LoadOptions(device="auto"))
+    assert cache.load(reference, LoadOptions(device="fake"))[0] is first
+    assert len(reference.loads) == 1
+
+
 def test_running_out_of_memory_while_loading_lets_go_of_all_others_and_tries_once_more(machine):
     cache = TargetCache()
     cache.load(Named("a", machine), OPTIONS)
-    reference = Named("b", machine, errors=[TargetError("model='b': out of memory while loading")])
+    reference = Named("b", machine, errors=[OutOfMemoryTargetError("model='b': out of memory while loading")])
     cache.load(reference, OPTIONS)
     assert len(reference.loads) == 2
     assert machine.holds() == ["b"]
 
 
 def test_running_out_of_memory_alone_is_an_error_at_once(machine):
-    reference = Named("b", machine, errors=[TargetError("model='b': out of memory while loading")])
+    reference = Named("b", machine, errors=[OutOfMemoryTargetError("model='b': out of memory while loading")])
     with pytest.raises(TargetError, match="out of memory"):
         TargetCache().load(reference, OPTIONS)
     assert len(reference.loads) == 1

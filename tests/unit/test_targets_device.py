@@ -24,6 +24,7 @@ class FakeCuda:
 
     def __init__(self, count: int = 2) -> None:
         self.count, self.current = count, 0
+        self.requested: float | None = None
         self.calls: list[tuple[str, str]] = []
         self.now_ms = {f"cuda:{index}": 0.0 for index in range(count)}
         self.allocated = dict.fromkeys(self.now_ms, 0)
@@ -62,7 +63,7 @@ class FakeCuda:
             "current_stream": lambda name: f"stream of {name}",
             "synchronize": recorded("synchronize", lambda name: None),
             "memory_allocated": recorded("memory_allocated", lambda name: self.allocated[name]),
-            "max_memory_allocated": recorded("max_memory_allocated", lambda name: self.peak[name]),
+            "memory_stats": recorded("memory_stats", self._stats),
             "reset_peak_memory_stats": recorded("reset_peak_memory_stats", self._reset),
             "max_memory_reserved": lambda name: self.reserved[name] + 5,
             "memory_reserved": lambda name: self.reserved[name],
@@ -74,6 +75,13 @@ class FakeCuda:
         }
         for name, replacement in replaced.items():
             monkeypatch.setattr(torch.cuda, name, replacement)
+
+    def _stats(self, name: str) -> dict[str, int]:
+        blocks = {"current": self.allocated[name], "peak": self.peak[name]}
+        stats = {f"allocated_bytes.all.{moment}": size for moment, size in blocks.items()}
+        if self.requested is None:  # as cudaMallocAsync
+            return stats
+        return stats | {f"requested_bytes.all.{moment}": int(size * self.requested) for moment, size in blocks.items()}
 
     def _reset(self, name: str) -> None:
         self.peak[name] = self.allocated[name]
@@ -140,7 +148,14 @@ def test_memory_is_read_only_when_the_device_is_idle(cuda: FakeCuda) -> None:
     assert before[0] == "synchronize"
     assert "reset_peak_memory_stats" in before
     assert after[0] == "synchronize"
-    assert "max_memory_allocated" in after
+    assert "memory_stats" in after
+
+
+def test_bytes_asked_for_count_and_not_the_blocks_they_lie_in(cuda: FakeCuda) -> None:
+    cuda.requested = 0.5
+    with Cuda(["cuda:0"]).track_memory() as track:
+        cuda.allocate("cuda:0", 8 * MIB)
+    assert track.peak == 4 * MIB
 
 
 def test_reserved_and_available_bytes_are_summed_over_gpus(cuda: FakeCuda) -> None:
