@@ -99,15 +99,20 @@ _OPTIONS = (
 OPTIONS: Mapping[str, Option] = MappingProxyType({option.name: option for option in _OPTIONS})
 
 
-def choose(name: str, *, mark: Any = None, command_line: str | None = None, ini: str | None = None) -> Any:
+def choose(
+    name: str, *, mark: Any = None, run: Any = None, command_line: str | None = None, ini: str | None = None
+) -> Any:
     """The value of an option from the first source that gives one: mark, command line, ini, default.
+
+    Args:
+        run: what was chosen from the command line, the ini file and the default when the run began.
 
     Raises:
         UsageError: naming the source, the value and what was expected.
     """
     option = OPTIONS[name]
-    if mark is not None:
-        return mark
+    if mark is not None or run is not None:
+        return run if mark is None else mark
     for text, source in ((command_line, option.flag), (ini, f"ini {option.ini}")):
         if text is not None and (text or source == option.flag):  # an ini value that is not set is empty
             try:

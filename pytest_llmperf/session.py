@@ -13,6 +13,7 @@ from pytest_llmperf.baselines.environment import environment_of
 from pytest_llmperf.errors import UsageError
 from pytest_llmperf.measure import Effort, Need, measure
 from pytest_llmperf.model import Limit, Measurement, Result, Round, Row, Sample, Tolerance, Unknown
+from pytest_llmperf.options import choose
 from pytest_llmperf.settings import Level, Settings, check, merge
 from pytest_llmperf.targets import LoadOptions, Reference, Target, resolve
 from pytest_llmperf.targets.cache import TargetCache
@@ -54,13 +55,15 @@ class Session:
         if settings.target is not None and not settings.target.cacheable:
             return own
         return LoadOptions(
-            settings.device or self.defaults.device, settings.dtype or self.defaults.dtype, settings.load
+            device=choose("device", mark=settings.device, run=self.defaults.device),
+            dtype=choose("dtype", mark=settings.dtype, run=self.defaults.dtype),
+            load=settings.load,
         )
 
     def effort(self, settings: Settings) -> Effort:
-        threads = settings.threads if settings.threads is not None else self.defaults.threads
+        threads = choose("threads", mark=settings.threads, run=self.defaults.threads)
         return Effort(
-            rounds=settings.rounds or self.defaults.rounds,
+            rounds=choose("rounds", mark=settings.rounds, run=self.defaults.rounds),
             max_time=self.defaults.max_time,
             threads=threads if isinstance(threads, int) else None,
             smoke=self.defaults.smoke,

@@ -135,3 +135,13 @@ def test_every_option_says_what_it_is_for(name: str) -> None:
 def test_an_option_that_does_not_exist_cannot_be_asked_for() -> None:
     with pytest.raises(KeyError):
         choose("speed")
+
+
+def test_the_mark_wins_over_what_the_run_began_with() -> None:
+    assert choose("threads", mark=2, run=4) == 2
+    assert choose("threads", mark="all", run=4) == "all"
+
+
+def test_what_the_run_began_with_wins_over_the_default() -> None:
+    assert choose("threads", run=4) == 4
+    assert choose("rounds", run=None) is None
