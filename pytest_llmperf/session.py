@@ -161,6 +161,7 @@ class Llm:
             TargetError: the target cannot be loaded or served.
             MeasurementError: it produced other than what was asked.
         """
+        _check_label(label)
         if isinstance(limits, (str, Limit, Tolerance)):
             limits = [limits]
         settings = merge([check(limits, overrides), *self._levels])
@@ -221,6 +222,16 @@ class Llm:
         self._load_time = seconds
         self._loaded = (target, asked_for)
         return target
+
+
+def _check_label(label: object) -> None:
+    """A limit given where the label stands would be a gate lost in silence."""
+    if isinstance(label, (Limit, Tolerance)) or (isinstance(label, str) and {"<", ">"} & set(label)):
+        raise UsageError(f"llm.measure({str(label)!r}): limits go in limits=[…]; the first argument is a label")
+    if label is not None and not (
+        isinstance(label, str) and label.strip() and label.isprintable() and "::" not in label
+    ):
+        raise UsageError(f"llm.measure({label!r}): expected a label of one line, without '::'")
 
 
 def _without_target(level: Level) -> Level:

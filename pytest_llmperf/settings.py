@@ -60,6 +60,8 @@ def check(limits: Iterable[object], keywords: Mapping[str, Any]) -> Level:
     bounds = [_limit(limit) for limit in limits]
     checked: dict[str, Any] = {}
     for name, value in keywords.items():
+        if name == "limits":
+            raise UsageError("limits=: write limits as plain arguments, @llm_perf(ttft_ms < 50, …)")
         if name not in KEYWORDS:
             known = did_you_mean(name, KEYWORDS) or f" (known: {', '.join(KEYWORDS)})"
             raise UsageError(f"{name}={value!r}: no such keyword{known}")

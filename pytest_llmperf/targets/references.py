@@ -144,6 +144,8 @@ def resolve(target: object) -> Reference:
         return _from_text(target)
     if hasattr(target, "__fspath__"):
         return Pretrained(target.__fspath__())
+    if isinstance(target, type):
+        raise UsageError(f"model={target.__name__} is a class; pass an instance of it")
     if callable(getattr(target, "parameters", None)):
         return _module(target)
     hint = "; wrap a function as stream(fn)" if callable(target) else ""

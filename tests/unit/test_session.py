@@ -11,6 +11,7 @@ import psutil
 import pytest
 import torch
 
+from pytest_llmperf import tpot_ms, ttft_ms
 from pytest_llmperf.errors import DeviceMissingError, MeasurementError, TargetError, UsageError
 from pytest_llmperf.limits import parse
 from pytest_llmperf.measure import Need
@@ -476,3 +477,25 @@ def test_rounds_go_on_for_percentiles_for_precision_and_for_limits_within_noise(
 
 def test_a_single_output_token_lacks_no_precision_in_time_per_output_token():
     assert look(rounds_of([1.0] * 3, tokens=1), []) is Need.NOTHING
+
+
+@pytest.mark.parametrize("limit", [ttft_ms < 5, "ttft_ms < 5", tpot_ms.within("3%")], ids=str)
+def test_a_limit_where_the_label_stands_is_refused_and_not_lost(session, limit):
+    with pytest.raises(UsageError, match=r"limits go in limits=\[…\]"):
+        llm_of(session, ((), {"model": SMALL})).measure(limit)
+
+
+@pytest.mark.parametrize("label", ["", "  ", 5, "a::b", "two\nlines"])
+def test_a_label_that_would_spoil_its_key_is_refused(session, label):
+    with pytest.raises(UsageError, match="expected a label of one line"):
+        llm_of(session, ((), {"model": SMALL})).measure(label)
+
+
+def test_a_class_is_no_target_but_its_instances_are():
+    with pytest.raises(UsageError, match="model=Linear is a class; pass an instance of it"):
+        resolve(torch.nn.Linear)
+
+
+def test_limits_are_no_keyword_of_the_mark_and_the_fix_is_told():
+    with pytest.raises(UsageError, match="write limits as plain arguments"):
+        check((), {"limits": [ttft_ms < 5]})
