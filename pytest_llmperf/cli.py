@@ -145,7 +145,7 @@ def _measure(parsed: argparse.Namespace) -> int:
 
 
 def _status(results: Sequence[Any], asked: int) -> int:
-    return int(len(results) < asked or any(result.verdict is not None and result.verdict.fails for result in results))
+    return int(len(results) < asked or any(result.fails for result in results))
 
 
 def _terminal() -> tuple[bool, int]:

@@ -18,14 +18,13 @@ from typing import NoReturn
 
 from pytest_llmperf.errors import UsageError, did_you_mean
 from pytest_llmperf.metrics import CATALOGUE, Kind, Metric, Per
-from pytest_llmperf.model import STATISTICS, Limit, Tolerance
+from pytest_llmperf.model import STATISTICS, TAILS, Limit, Tolerance, subject
 from pytest_llmperf.units import fraction
 
 _FORM = "a limit is METRIC[.STATISTIC] < NUMBER, like 'ttft_ms < 50' or 'itl_ms.p99 <= 12'"
 _SUBJECT = r"\s*(?P<subject>[A-Za-z_]\w*(?:\s*\.\s*\w+)*?)\s*"
 _LIMIT = re.compile(_SUBJECT + r"(?P<operator><=|>=|<|>)\s*(?P<bound>\S.*)", re.DOTALL)
 _TOLERANCE = re.compile(_SUBJECT + r"\.\s*within\s*\((?P<tolerance>[^()]*)\)\s*")
-_PERCENTILES = ("p90", "p95", "p99")
 
 
 class Expression:
@@ -36,7 +35,7 @@ class Expression:
         self._statistic = statistic
 
     def __repr__(self) -> str:
-        return self._metric.name if self._statistic == "median" else f"{self._metric.name}.{self._statistic}"
+        return subject(self._metric.name, self._statistic)
 
     def __getattr__(self, name: str) -> Expression:
         if name.startswith("_"):
@@ -46,7 +45,7 @@ class Expression:
         if name not in STATISTICS:
             known = f"{did_you_mean(name, STATISTICS)} (known: {', '.join(STATISTICS)})"
             raise AttributeError(f"{self!r} has no statistic {name!r}{known}")
-        if name in _PERCENTILES and self._metric.per is Per.MEASUREMENT:
+        if name in TAILS and self._metric.per is Per.MEASUREMENT:
             raise AttributeError(f"{self!r} has one value per measurement, and so no {name}; write {self!r} alone")
         return Expression(self._metric, name)
 
@@ -143,20 +142,20 @@ def _parse(text: str) -> Limit | Tolerance:
     match = _LIMIT.fullmatch(text)
     if match is None:
         raise UsageError(_FORM)
-    subject = _subject(match["subject"])
+    bounded = _subject(match["subject"])
     number, unit = _number_and_unit(match["bound"])
     expected = CATALOGUE[match["subject"].partition(".")[0].strip()].unit
     if unit not in ("", expected):
-        raise UsageError(f"{subject!r} is in {expected}, not {unit!r}; write the number in {expected}")
-    return subject._limit(match["operator"], number)
+        raise UsageError(f"{bounded!r} is in {expected}, not {unit!r}; write the number in {expected}")
+    return bounded._limit(match["operator"], number)
 
 
 def _subject(path: str) -> Expression:
     name, *statistics = (part.strip() for part in path.split("."))
-    subject = expression(name)
+    named = expression(name)
     for statistic in statistics:
-        subject = getattr(subject, statistic)
-    return subject
+        named = getattr(named, statistic)
+    return named
 
 
 def _number_and_unit(bound: str) -> tuple[float, str]:

@@ -19,6 +19,13 @@ from typing import Any, NoReturn
 from pytest_llmperf.errors import UsageError
 
 STATISTICS = ("median", "mean", "min", "max", "p50", "p90", "p95", "p99")
+TAILS = ("p90", "p95", "p99")
+"""Those that need samples of their own to exist."""
+
+
+def subject(metric: str, statistic: str) -> str:
+    """`itl_ms.p99`; the median goes without saying."""
+    return metric if statistic == "median" else f"{metric}.{statistic}"
 
 
 @dataclass(frozen=True)
@@ -302,7 +309,7 @@ class Limit:
     @property
     def subject(self) -> str:
         """`itl_ms.p99`; the median goes without saying."""
-        return self.metric if self.statistic == "median" else f"{self.metric}.{self.statistic}"
+        return subject(self.metric, self.statistic)
 
     @property
     def comparison(self) -> str:
@@ -377,6 +384,10 @@ class Result:
     @property
     def verdict(self) -> Verdict | None:
         return Verdict.worst([row.verdict for row in self.rows if row.verdict])
+
+    @property
+    def fails(self) -> bool:
+        return self.verdict is not None and self.verdict.fails
 
     @classmethod
     def from_plain(cls, record: dict[str, Any]) -> Result:

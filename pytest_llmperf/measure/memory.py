@@ -18,6 +18,7 @@ _CLEAR_REFS = Path("/proc/self/clear_refs")
 _STATUS = Path("/proc/self/status")
 _RESET_PEAK = "5"  # proc(5): reset the peak resident set size to the current value
 _SAMPLE_EVERY_S = 0.005
+_NO_TIME: int | Unknown = Unknown("one call alone takes longer than the time allowed for memory")
 
 
 def memory_pass(target: Target, request: Request, clock: Callable[[], float], twice: bool) -> Memory:
@@ -35,7 +36,7 @@ def memory_pass(target: Target, request: Request, clock: Callable[[], float], tw
     with target.device.track_memory() as first:
         kv_cache = target.kv_cache_bytes(request)
         gc.collect()
-    peak, leaked = first.peak, Memory.leaked_per_call
+    peak, leaked = first.peak, _NO_TIME
     if twice:
         with target.device.track_memory() as second:
             target.run(request, clock)
@@ -43,8 +44,6 @@ def memory_pass(target: Target, request: Request, clock: Callable[[], float], tw
         leaked = second.end
         if isinstance(first.end, int) and isinstance(first.peak, int) and isinstance(second.peak, int):
             peak = max(first.peak, first.end + second.peak)
-    else:
-        leaked = Unknown("one call alone takes longer than the time allowed for memory")
     return Memory(
         weights=weights,
         kv_cache=kv_cache,

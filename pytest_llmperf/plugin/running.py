@@ -90,7 +90,7 @@ class Running:
     def _judge(self, item: pytest.Item, results: list[Result]) -> None:
         from pytest_llmperf.reports.terminal import failure_text
 
-        broken = [result for result in results if result.verdict and result.verdict.fails]
+        broken = [result for result in results if result.fails]
         if broken:
             item.stash[FAILED_HERE] = True
             pytest.fail("\n\n".join(failure_text(result) for result in broken), pytrace=False)

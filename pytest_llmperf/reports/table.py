@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from pytest_llmperf.model import Result, Row, Verdict, Workload
+from pytest_llmperf.model import Result, Row, Verdict, Workload, subject
 from pytest_llmperf.units import plus_minus, short_number
 
 NOT_JUDGED = "not judged"
@@ -124,15 +124,14 @@ def failure(result: Result) -> str:
 
 
 def row_name(row: Row) -> str:
-    """`itl_ms.p99`; the median goes without saying."""
-    return row.metric if row.statistic == "median" else f"{row.metric}.{row.statistic}"
+    return subject(row.metric, row.statistic)
 
 
 def counts(results: Sequence[Result]) -> str:
     """`12 measured: 1 broken, 10 ok, 1 without limits`."""
     tally = Counter(result.verdict for result in results)
     judged = [f"{tally[verdict]} {verdict.lower()}" for verdict in Verdict if tally[verdict]]
-    expected = sum(bool(result.verdict and result.verdict.fails) for result in results if result.expected_to_fail)
+    expected = sum(result.fails for result in results if result.expected_to_fail)
     if expected:
         judged[0] += f" ({expected} expected)"
     unjudged = [result for result in results if result.verdict is None]

@@ -12,7 +12,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from pytest_llmperf.model import Result, Verdict
-from pytest_llmperf.reports.table import Cell, Column, Table, counts, details, failure, overview
+from pytest_llmperf.reports.table import Cell, Table, counts, details, failure, overview
 
 WIDE = 100
 """Columns from which on the less important ones are shown."""
@@ -54,9 +54,7 @@ def summary(results: Sequence[Result], width: int, colour: bool, verbosity: int)
 
 def table_text(table: Table, width: int, colour: bool) -> str:
     """One bare table."""
-    rendered = _empty(table.columns, width)
-    _fill(rendered, table, width)
-    return _text(rendered, width, colour)
+    return _text(_grid(table, width), width, colour)
 
 
 def _overview(tables: Sequence[Table], width: int) -> list[RenderableType]:
@@ -70,20 +68,17 @@ def _overview(tables: Sequence[Table], width: int) -> list[RenderableType]:
 
 
 def _module(table: Table, widths: dict[str, int], width: int) -> RenderableType:
-    rendered = _empty(table.columns, width)
-    for column, described in zip(rendered.columns, _kept(table.columns, width), strict=True):
-        column.width = widths.get(described.name)
+    rendered = _grid(table, width)
+    for column in rendered.columns:
+        column.width = widths.get(str(column.header))
     rendered.expand = True
     rendered.columns[0].ratio = 1  # all room left over goes to the name
-    _fill(rendered, table, width)
     return Group(Text(table.title, style="bold"), Padding(rendered, (0, 0, 1, 2)))
 
 
 def _rendered(table: Table, width: int) -> RenderableType:
-    rendered = _empty(table.columns, width)
-    _fill(rendered, table, width)
     parts: list[RenderableType] = [Text(table.title, style="bold", overflow="fold")]
-    parts += [_indented(Text(table.subtitle, style="dim", overflow="fold")), _indented(rendered)]
+    parts += [_indented(Text(table.subtitle, style="dim", overflow="fold")), _indented(_grid(table, width))]
     parts += [_indented(Text(note, overflow="fold")) for note in table.notes]
     return Group(*parts)
 
@@ -92,21 +87,16 @@ def _indented(content: RenderableType) -> Padding:
     return Padding(content, (0, 0, 0, 2))
 
 
-def _empty(columns: Sequence[Column], width: int) -> RichTable:
+def _grid(table: Table, width: int) -> RichTable:
+    """The table's columns and rows, without the columns that there is no room for."""
+    kept = [index for index, column in enumerate(table.columns) if width >= WIDE or not column.wide_only]
     rendered = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="dim")
-    for column in _kept(columns, width):
+    for index in kept:
+        column = table.columns[index]
         rendered.add_column(column.name, justify="right" if column.right else "left", overflow="fold")
-    return rendered
-
-
-def _kept(columns: Sequence[Column], width: int) -> list[Column]:
-    return [column for column in columns if width >= WIDE or not column.wide_only]
-
-
-def _fill(rendered: RichTable, table: Table, width: int) -> None:
     for row in table.rows:
-        kept = [cell for column, cell in zip(table.columns, row, strict=True) if width >= WIDE or not column.wide_only]
-        rendered.add_row(*map(_styled, kept))
+        rendered.add_row(*(_styled(row[index]) for index in kept))
+    return rendered
 
 
 def _styled(cell: Cell) -> Text:

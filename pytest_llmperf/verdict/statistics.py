@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pytest_llmperf.model import Sample
+from pytest_llmperf.model import TAILS, Sample
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,6 +66,6 @@ def supported(values: Sequence[float], statistic: str) -> bool:
 
 def samples_needed(statistic: str) -> int:
     """How many samples a percentile needs to exist: 100 for p99."""
-    if statistic not in ("p90", "p95", "p99"):
+    if statistic not in TAILS:
         return 1
     return round(1 / (1 - _QUANTILES[statistic]))
