@@ -137,11 +137,11 @@ def _measure(parsed: argparse.Namespace) -> int:
         text = "[\n" + ",\n".join(measurement.to_json() for measurement in measurements) + "\n]\n"
         if str(parsed.json) == "-":
             print(text, end="")
-            return _status(llm.results, len(workloads))
+            return _status(llm.results(), len(workloads))
         parsed.json.write_text(text, encoding="utf-8")
     colour, width = _terminal()
-    print(summary(llm.results, width, colour, max(parsed.verbose, int(len(workloads) == 1))))
-    return _status(llm.results, len(workloads))
+    print(summary(llm.results(), width, colour, max(parsed.verbose, int(len(workloads) == 1))))
+    return _status(llm.results(), len(workloads))
 
 
 def _status(results: Sequence[Any], asked: int) -> int:

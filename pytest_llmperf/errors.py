@@ -32,6 +32,10 @@ class MeasurementError(LlmperfError):
     """The target ran, but not what was asked of it: its times would be those of other work."""
 
 
+class BaselineError(LlmperfError):
+    """A stored baseline cannot be read or written."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'ttft_ms'?`, or nothing where no known name is near."""
     near = nearest(name, known)

@@ -148,10 +148,50 @@ class Environment:
     """`cpu`, `cuda:0`, …"""
     device_name: str = "unknown"
     """`NVIDIA H200`, or the processor's name and cores."""
+    hardware: str = "unknown"
+    """The key under which baselines are kept: `cuda-nvidia-h200-x1`, `cpu-amd-epyc-2c`."""
     dtype: str = "unknown"
     threads: int | None = None
     """CPU threads of torch while measuring."""
     versions: Mapping[str, str] = field(default_factory=dict)
+    machine: Mapping[str, str] = field(default_factory=dict)
+    """What may change on the same hardware: a GPU's power limit."""
+
+    @property
+    def device_type(self) -> str:
+        """`cpu`, `cuda`, `mps`."""
+        return self.device.partition(":")[0].partition("×")[0]
+
+
+_NOT_WATCHED = Unknown("nobody watched")
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What the machine did while a measurement was made.
+
+    Args:
+        foreign: cores' worth of processor time that other processes took.
+        stolen: cores' worth that the hypervisor gave to other machines.
+        processors: that the machine shows.
+    """
+
+    foreign: float | Unknown = _NOT_WATCHED
+    stolen: float | Unknown = _NOT_WATCHED
+    processors: int = 1
+
+    def disturbance(self, threads: int) -> str:
+        """What kept `threads` busy threads from having a core each; empty where nothing is known to have."""
+        if isinstance(self.stolen, float) and self.stolen > CONTENDED:
+            return f"the hypervisor took {self.stolen:.1f} cores away"
+        free = self.processors - min(threads, self.processors)
+        if isinstance(self.foreign, float) and self.foreign > free + CONTENDED:
+            return f"other processes kept {self.foreign:.1f} of {self.processors} cores busy"
+        return ""
+
+
+CONTENDED = 0.25
+"""Cores' worth of processor time, missing over a whole measurement, from which it counts as disturbed."""
 
 
 class Sample(float):
@@ -234,6 +274,7 @@ class Measurement:
     load: float | Unknown = Unknown("the target was not loaded for this measurement")
     cold: Trace | Unknown = Unknown("the target had served requests before")
     environment: Environment = Environment()
+    conditions: Conditions = Conditions()
     samples: Mapping[str, Sample | Unknown] = field(default_factory=dict)
 
     def __repr__(self) -> str:  # short: failed assertions show it
@@ -349,8 +390,43 @@ class Verdict(str, Enum):
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """One metric of a measurement against its baseline or base.
+
+    Args:
+        base: what it was there, in the metric's unit.
+        change: head/base − 1.
+        spread: half the 95 % interval of `change`.
+        quiet: INCONCLUSIVE, and nothing was seen that anyone should look at.
+        suspect: it would be REGRESSED if more processes agreed.
+        cause: what else than the code may be the reason, in the words of `--llmperf-strict`.
+    """
+
+    verdict: Verdict
+    base: float | None = None
+    change: float | None = None
+    spread: float | None = None
+    note: str = ""
+    quiet: bool = False
+    suspect: bool = False
+    cause: str = ""
+
+    def with_note(self, note: str, **changes: Any) -> Comparison:
+        """The same with one more remark."""
+        return dataclasses.replace(self, note="; ".join(filter(None, [self.note, note])), **changes)
+
+    def after(self, processes: int, fewest: int) -> Comparison:
+        """The same, seen in so many processes: below the fewest, what would be REGRESSED is a suspect."""
+        if self.verdict is not Verdict.REGRESSED:
+            return self
+        if processes < fewest:
+            return dataclasses.replace(self, verdict=Verdict.INCONCLUSIVE, suspect=True)
+        return self.with_note(f"{processes} processes")
+
+
+@dataclass(frozen=True)
 class Row:
-    """One metric of one measurement, with the limit it was held to, if any."""
+    """One metric of one measurement, with the limit it was held to and what it was compared with, if any."""
 
     metric: str
     statistic: str
@@ -365,6 +441,13 @@ class Row:
     note: str = ""
     values: tuple[float, ...] = ()
     """The samples behind `value`."""
+    comparison: Comparison | None = None
+    outcome: bool | None = None
+    """Whether it makes the test fail, where the options of the run say other than its verdict does."""
+
+    @property
+    def fails(self) -> bool:
+        return self.verdict is not None and (self.verdict.fails if self.outcome is None else self.outcome)
 
 
 @dataclass(frozen=True)
@@ -378,21 +461,48 @@ class Result:
     device: str
     rounds: int
     rows: tuple[Row, ...]
+    label: str = ""
+    new: str = ""
+    """Why there was nothing to compare with."""
+    new_fails: bool = False
+    since: tuple[str, ...] = ()
+    """What changed around the code since the baseline."""
+    recording: Mapping[str, Any] | None = None
+    """What a baseline stores of it."""
+    unfit: str = ""
+    """Why it should not be recorded."""
     expected_to_fail: bool = False
     """The test is marked xfail."""
 
     @property
+    def test(self) -> str:
+        """The node id."""
+        return self.key.removesuffix(f"::{self.label}") if self.label else self.key
+
+    @property
     def verdict(self) -> Verdict | None:
-        return Verdict.worst([row.verdict for row in self.rows if row.verdict])
+        new = [Verdict.NEW] if self.new else []
+        return Verdict.worst([*new, *(row.verdict for row in self.rows if row.verdict)])
 
     @property
     def fails(self) -> bool:
-        return self.verdict is not None and self.verdict.fails
+        return self.new_fails or any(row.fails for row in self.rows)
+
+    @property
+    def quiet(self) -> bool:
+        """INCONCLUSIVE, with nothing seen that anyone should look at."""
+        unsure = [row for row in self.rows if row.verdict is Verdict.INCONCLUSIVE]
+        return self.verdict is Verdict.INCONCLUSIVE and all(row.comparison and row.comparison.quiet for row in unsure)
 
     @classmethod
     def from_plain(cls, record: dict[str, Any]) -> Result:
-        rows = tuple(
-            Row(**{**row, "verdict": row["verdict"] and Verdict(row["verdict"]), "values": tuple(row["values"])})
-            for row in record["rows"]
-        )
-        return cls(**{**record, "workload": Workload(**record["workload"]), "rows": rows})
+        rows = tuple(map(_row_from_plain, record["rows"]))
+        known = {**record, "rows": rows, "since": tuple(record["since"]), "workload": Workload(**record["workload"])}
+        return cls(**known)
+
+
+def _row_from_plain(record: dict[str, Any]) -> Row:
+    compared = record["comparison"]
+    comparison = compared and Comparison(**{**compared, "verdict": Verdict(compared["verdict"])})
+    verdict = record["verdict"] and Verdict(record["verdict"])
+    return Row(**{**record, "verdict": verdict, "values": tuple(record["values"]), "comparison": comparison})

@@ -12,6 +12,10 @@ from typing import Any
 
 from pytest_llmperf.errors import UsageError, did_you_mean
 from pytest_llmperf.names import device_name, dtype_name
+from pytest_llmperf.units import fraction
+
+STRICT = ("new", "inconclusive", "conditions", "versions")
+"""What may be made to fail beside BROKEN and REGRESSED."""
 
 
 def _one_of(*choices: str) -> Callable[[str], str]:
@@ -48,6 +52,32 @@ def _threads(text: str) -> int | str:
         raise ValueError("expected a whole number of at least 1, or all") from None
 
 
+def _words(text: str) -> list[str]:
+    return text.replace(",", " ").split()
+
+
+def _strict(text: str) -> frozenset[str]:
+    words = _words(text)
+    for word in words:
+        if word not in (*STRICT, "all"):
+            raise ValueError(f"expected some of {', '.join(STRICT)}, or all{did_you_mean(word, (*STRICT, 'all'))}")
+    if not words:
+        raise ValueError(f"expected some of {', '.join(STRICT)}, or all")
+    return frozenset(STRICT if "all" in words else words)
+
+
+def _truth(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise ValueError("expected true or false")
+    return text == "true"
+
+
+def _folder(text: str) -> str:
+    if not text.strip():
+        raise ValueError("expected a folder")
+    return text
+
+
 @dataclass(frozen=True)
 class Option:
     """One option.
@@ -55,6 +85,8 @@ class Option:
     Args:
         parse: text → value; raises ValueError saying what it expected.
         flag: its name on the command line, where it has one.
+        switch: it takes no value on the command line.
+        in_ini: whether the ini file may set it.
     """
 
     name: str
@@ -63,6 +95,8 @@ class Option:
     metavar: str
     help: str
     flag: str | None = None
+    switch: bool = False
+    in_ini: bool = True
 
     @property
     def ini(self) -> str:
@@ -71,6 +105,10 @@ class Option:
 
 def _option(name: str, parse: Callable[[str], Any], default: Any, metavar: str, text: str) -> Option:
     return Option(name, parse, default, metavar, text, f"--llmperf-{name.replace('_', '-')}")
+
+
+def _switch(name: str, text: str, *, in_ini: bool = False) -> Option:
+    return Option(name, _truth, False, "", text, f"--llmperf-{name}", switch=True, in_ini=in_ini)
 
 
 _OPTIONS = (
@@ -87,6 +125,21 @@ _OPTIONS = (
     _option("device", device_name, "auto", "DEVICE", "auto, cpu, cuda, cuda:1 or mps, for marks that do not say"),
     _option("dtype", dtype_name, None, "DTYPE", "float32, bfloat16 or float16, for marks that do not say"),
     _option("threads", _threads, 1, "N|all", "CPU threads of torch while measuring (default: 1, the steadiest)"),
+    _option("baselines", _folder, "baselines", "DIR", "folder of the baselines (default: baselines, below rootdir)"),
+    _switch("update", "record this run as the baseline"),
+    _switch("append", "record this run as one more session of the baseline (at most 20 are kept)"),
+    _option("sessions", _whole, 1, "K", "with update or append: measure in K processes (default: 1)"),
+    _switch("force", "record also what breaks a limit or was measured while disturbed", in_ini=True),
+    _switch("prune", "drop baselines of tests that no longer exist (full runs only)"),
+    _option("tolerance", fraction, 0.05, "5%", "how much slower than its baseline a test may be (default: 5%)"),
+    _option(
+        "strict",
+        _strict,
+        frozenset(),
+        "WHAT[,WHAT]",
+        "what fails too: new, inconclusive, conditions, versions, or all (default: none)",
+    ),
+    Option("gate", _words, (), "METRIC…", "metrics that are compared with baselines beside those that always are"),
     Option(
         "missing_device",
         _one_of("error", "skip"),
@@ -99,9 +152,7 @@ _OPTIONS = (
 OPTIONS: Mapping[str, Option] = MappingProxyType({option.name: option for option in _OPTIONS})
 
 
-def choose(
-    name: str, *, mark: Any = None, run: Any = None, command_line: str | None = None, ini: str | None = None
-) -> Any:
+def choose(name: str, *, mark: Any = None, run: Any = None, command_line: Any = None, ini: str | None = None) -> Any:
     """The value of an option from the first source that gives one: mark, command line, ini, default.
 
     Args:
@@ -113,6 +164,8 @@ def choose(
     option = OPTIONS[name]
     if mark is not None or run is not None:
         return run if mark is None else mark
+    if command_line is not None and option.switch:
+        return True
     for text, source in ((command_line, option.flag), (ini, f"ini {option.ini}")):
         if text is not None and (text or source == option.flag):  # an ini value that is not set is empty
             try:

@@ -9,15 +9,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pytest_llmperf import metrics
+from pytest_llmperf.baselines import schema
 from pytest_llmperf.baselines.environment import environment_of
-from pytest_llmperf.errors import UsageError
+from pytest_llmperf.errors import LlmperfError, UsageError
+from pytest_llmperf.gate import Evidence, Gate, judge
 from pytest_llmperf.measure import Effort, Need, measure
-from pytest_llmperf.model import Limit, Measurement, Result, Round, Row, Sample, Tolerance, Unknown
+from pytest_llmperf.measure.conditions import watched
+from pytest_llmperf.model import Limit, Measurement, Result, Round, Sample, Tolerance, Unknown
 from pytest_llmperf.options import choose
 from pytest_llmperf.settings import Level, Settings, check, merge
 from pytest_llmperf.targets import LoadOptions, Reference, Target, resolve
 from pytest_llmperf.targets.cache import TargetCache
-from pytest_llmperf.verdict.rule import judge_limit, reading, straddles
+from pytest_llmperf.verdict.rule import straddles
 from pytest_llmperf.verdict.statistics import interval, supported
 
 PRECISION = 0.02
@@ -44,6 +47,9 @@ class Session:
     progress: Callable[[str], None] = lambda stage: None
     exclusive: Callable[[], AbstractContextManager[object]] = nullcontext
     """Entered for each measurement; keeps those of other processes of the run away."""
+    gate: Gate | None = None
+    again: Callable[[str], Mapping[str, schema.Session]] | None = None
+    """Runs a test once more in a fresh process, and gives what it measured there by key."""
     targets: TargetCache = field(init=False)
 
     def __post_init__(self) -> None:
@@ -69,14 +75,12 @@ class Session:
             smoke=self.defaults.smoke,
         )
 
-    def measure(
-        self, key: str, target: Target, load: float | Unknown, settings: Settings
-    ) -> tuple[Measurement, Result]:
-        """Measure, and judge every limit of the settings."""
+    def measure(self, target: Target, load: float | Unknown, settings: Settings) -> Measurement:
+        """Measure as the settings say, in these conditions."""
         effort = self.effort(settings)
         environment = environment_of(target, effort.threads)
         try:
-            with self.exclusive():
+            with self.exclusive(), watched() as watch:
                 measurement = measure(
                     target,
                     settings.workload,
@@ -88,7 +92,11 @@ class Session:
                 )
         finally:
             self.progress("")
-        return measurement, judge(key, measurement, settings.limits, judged=not effort.smoke)
+        return dataclasses.replace(measurement, conditions=watch.seen)
+
+    def judge(self, evidence: Evidence) -> Result:
+        """Its limits, and its comparison with the baseline."""
+        return judge(evidence, self.gate, judged=not self.defaults.smoke)
 
 
 def look(rounds: Sequence[Round], limits: Iterable[Limit]) -> Need:
@@ -114,24 +122,6 @@ def _precise(sample: Sample | Unknown) -> bool:
     return spread is not None and spread[1] - spread[0] <= 2 * PRECISION * sample.median
 
 
-def judge(key: str, measurement: Measurement, limits: Sequence[Limit], *, judged: bool = True) -> Result:
-    """Every limit as a row, then every other metric that is known, in the catalogue's order."""
-    order = list(metrics.CATALOGUE)
-    rows: list[Row] = [judge_limit(limit, measurement, judged=judged) for limit in limits]
-    shown = {(row.metric, row.statistic) for row in rows}
-    rows += [row for name in order if (name, "median") not in shown and (row := reading(name, measurement))]
-    rows.sort(key=lambda row: order.index(row.metric))
-    environment = measurement.environment
-    return Result(
-        key=key,
-        target=measurement.target,
-        workload=measurement.workload,
-        device=f"{environment.device} {environment.device_name}",
-        rounds=len(measurement.rounds),
-        rows=tuple(rows),
-    )
-
-
 class Llm:
     """The fixture `llm`: loads the test's target and measures it, as the test's marks say.
 
@@ -146,7 +136,7 @@ class Llm:
         self._levels = list(levels)
         self._loaded: tuple[Target, tuple[Reference, Hashable]] | None = None
         self._load_time: float | Unknown = Measurement.load
-        self.results: list[Result] = []
+        self._evidence: dict[str, Evidence] = {}
 
     def measure(self, label: str | None = None, limits: Iterable[Limit | str] = (), **overrides: Any) -> Measurement:
         """Measure the target, and judge the limits when the test has ended.
@@ -166,13 +156,61 @@ class Llm:
             limits = [limits]
         settings = merge([check(limits, overrides), *self._levels])
         key = self._key if label is None else f"{self._key}::{label}"
-        if any(result.key == key for result in self.results):
+        if key in self._evidence:
             raise UsageError(f"{key} was measured before: give each measure() of a test a label of its own")
         target = self._target(settings)
         load_time, self._load_time = self._load_time, Measurement.load
-        measurement, result = self._session.measure(key, target, load_time, settings)
-        self.results.append(result)
+        measurement = self._session.measure(target, load_time, settings)
+        self._evidence[key] = Evidence(key, measurement, settings, label or "")
         return measurement
+
+    @property
+    def measured(self) -> bool:
+        """Whether anything was."""
+        return bool(self._evidence)
+
+    def results(self) -> list[Result]:
+        """What everything measured so far comes to, at first look."""
+        return [self._session.judge(evidence) for evidence in self._evidence.values()]
+
+    def settled(self) -> list[Result]:
+        """What it comes to in the end.
+
+        Whatever would be REGRESSED is measured again in fresh processes first, and so is everything while
+        sessions of several processes are recorded.
+        """
+        results = self.results()
+        while self._session.again is not None and self._wants_more(results):
+            self._measure_again()
+            results = self.results()
+        return results
+
+    def _wants_more(self, results: Sequence[Result]) -> bool:
+        gate = self._session.gate
+        if gate is None or any(evidence.unconfirmed for evidence in self._evidence.values()):
+            return False
+        if gate.recording:
+            return any(1 + len(evidence.again) < gate.processes for evidence in self._evidence.values())
+        return any(row.comparison.suspect for result in results for row in result.rows if row.comparison)
+
+    def _measure_again(self) -> None:
+        assert self._session.again is not None
+        self._loaded = None
+        self._session.targets.clear()  # the fresh process loads the same
+        self._session.progress("measuring again in a fresh process")
+        try:
+            with self._session.exclusive():
+                measured = self._session.again(self._key)
+            for key, evidence in self._evidence.items():
+                if key in measured:
+                    evidence.again.append(measured[key])
+                else:
+                    evidence.unconfirmed = "a fresh process did not measure it"
+        except LlmperfError as error:
+            for evidence in self._evidence.values():
+                evidence.unconfirmed = str(error)
+        finally:
+            self._session.progress("")
 
     def load(self, target: object, *, fresh: bool = False, **load: Any) -> Target:
         """Choose the target in the test's body, instead of in the mark.
@@ -221,6 +259,8 @@ class Llm:
         target, seconds = self._session.targets.load(reference, options, fresh=fresh)
         self._load_time = seconds
         self._loaded = (target, asked_for)
+        if self._session.gate is not None:
+            self._session.gate.check(self._key, target.device.name)
         return target
 
 

@@ -49,6 +49,14 @@ def short_number(value: float) -> str:
     return f"{value:,.{decimals(value)}f}"
 
 
+def percent(share: float, *, signed: bool = False) -> str:
+    """`5 %`, `0.9 %`, `+10.0 %` with a sign: one decimal below a hundred where it says something."""
+    shown = f"{100 * share:{'+' * signed},.{0 if abs(share) >= 0.995 else 1}f}"
+    if not signed:
+        shown = shown.removesuffix(".0")
+    return f"{shown} %".replace("-", "−")
+
+
 def plus_minus(value: float, spread: float) -> str:
     """`8.12 ± 0.05`, both to the decimals of the value; the spread is left out where it rounds to nothing."""
     shown = f"{spread:,.{decimals(value)}f}"

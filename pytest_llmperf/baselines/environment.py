@@ -1,14 +1,20 @@
-"""The machine and the software, as recorded with every measurement. Imports nothing heavy by itself."""
+"""The machine, the software and the code, as recorded with every measurement. Imports nothing heavy by itself."""
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
+import math
 import os
 import platform
 import re
+import subprocess
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
-from pytest_llmperf.model import Environment
+from pytest_llmperf import nvml
+from pytest_llmperf.model import Environment, Unknown
 from pytest_llmperf.targets import Target
 
 RECORDED = ("torch", "transformers", "accelerate", "numpy")
@@ -16,12 +22,15 @@ RECORDED = ("torch", "transformers", "accelerate", "numpy")
 
 def environment_of(target: Target, threads: int | None) -> Environment:
     """The environment in which a loaded target is measured."""
+    device = target.device.name
     return Environment(
-        device=target.device.name,
-        device_name=device_name(target.device.name),
+        device=device,
+        device_name=device_name(device),
+        hardware=hardware(device),
         dtype=target.dtype,
         threads=threads if threads is not None else _torch_threads(),
         versions={"python": platform.python_version(), **versions()},
+        machine=machine(device),
     )
 
 
@@ -39,12 +48,40 @@ def versions() -> dict[str, str]:
 def device_name(device: str) -> str:
     """`NVIDIA H200`, or the processor's model and the cores this process may use."""
     if device.startswith("cuda"):
-        import torch
-
-        return torch.cuda.get_device_name(device if ":" in device else 0)
+        return ", ".join(dict.fromkeys(_cuda_names(device)))
     if device == "mps":
         return f"{cpu_model()} GPU"
-    return f"{cpu_model()}, {_cores()} cores"
+    return f"{cpu_model()}, {_short(cores())} cores"
+
+
+def hardware(device: str) -> str:
+    """What makes figures comparable: `cuda-nvidia-h200-x1`, `cpu-amd-epyc-2c`, `mps-apple-m2`.
+
+    Of a GPU with MIG the slice belongs to its name; power limits do not, and are recorded beside the figures.
+    """
+    if device.startswith("cuda"):
+        counted = Counter(_cuda_names(device))
+        return "-".join(["cuda", *(f"{_slug(name)}-x{count}" for name, count in sorted(counted.items()))])
+    if device == "mps":
+        return f"mps-{_slug(cpu_model())}"
+    return f"cpu-{_slug(cpu_model())}-{_short(cores())}c"
+
+
+def machine(device: str) -> Mapping[str, str]:
+    """What may change on the same hardware, and then its speed: the power limit of each GPU."""
+    if not device.startswith("cuda"):
+        return {}
+    with nvml.opened() as library:
+        if isinstance(library, Unknown):
+            return {}
+        limits = []
+        for index in _cuda_indices(device):
+            try:
+                handle = library.nvmlDeviceGetHandleByUUID(_uuid(index).encode())
+                limits.append(f"{library.nvmlDeviceGetEnforcedPowerLimit(handle) / 1000:.0f} W")
+            except (library.NVMLError, AttributeError):  # slices have no limit of their own, old torch no uuid
+                return {}
+    return {"power limit": ", ".join(dict.fromkeys(limits))}
 
 
 def cpu_model() -> str:
@@ -59,24 +96,94 @@ def cpu_model() -> str:
 
 def nvidia_gpus() -> list[str]:
     """Names of the GPUs that NVML shows, without starting CUDA; empty where there is no NVML."""
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return []
-    try:
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
-        return [str(pynvml.nvmlDeviceGetName(handle)) for handle in handles]
-    except pynvml.NVMLError:
-        return []
-    finally:
-        pynvml.nvmlShutdown()
+    with nvml.opened() as library:
+        if isinstance(library, Unknown):
+            return []
+        try:
+            return [str(library.nvmlDeviceGetName(handle)) for handle in nvml.handles(library)]
+        except library.NVMLError:
+            return []
 
 
-def _cores() -> int:
+def cores() -> float:
+    """Processor cores that this process may use: by its affinity, and by the quota of its container."""
     affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+    allowed = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return min(allowed, _quota())
+
+
+def _quota(root: Path = Path("/sys/fs/cgroup")) -> float:
+    """Cores' worth of time that the control group of this process, or one above it, grants; infinite without one."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return math.inf
+    granted = [math.inf]
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        base = root / "cpu" if "cpu" in controllers.split(",") else root
+        own = base / path.lstrip("/")
+        granted += [_granted(folder) for folder in (own, *own.parents) if folder == base or base in folder.parents]
+    return min(granted)
+
+
+def _granted(folder: Path) -> float:
+    """The quota that one control group itself sets, in version 2 or version 1 of the interface."""
+    try:
+        quota, period = (folder / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            quota, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        except OSError:
+            return math.inf
+    return math.inf if quota.strip() in ("max", "-1") else int(quota) / int(period)
+
+
+@functools.cache
+def commit(folder: Path, apart: Path) -> tuple[str, bool]:
+    """The commit checked out around a folder, and whether tracked files differ from it; empty outside git.
+
+    Args:
+        apart: a folder whose files do not count as differing: the baselines, which a recording changes.
+    """
+    sha = _git(folder, "rev-parse", "HEAD")
+    own = [f":(exclude){apart.relative_to(folder)}"] if folder in apart.parents else []
+    changed = _git(folder, "status", "--porcelain", "--untracked-files=no", "--", ".", *own)
+    return sha, bool(sha and changed)
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    try:
+        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return done.stdout.strip()
+
+
+def _cuda_indices(device: str) -> list[int]:
+    """The GPUs meant by a device's name: `cuda:1`, or `cuda×2` for as many of them."""
+    _, _, count = device.partition("×")
+    return list(range(int(count))) if count else [int(device.partition(":")[2] or 0)]
+
+
+def _cuda_names(device: str) -> list[str]:
+    import torch
+
+    return [torch.cuda.get_device_name(index) for index in _cuda_indices(device)]
+
+
+def _uuid(index: int) -> str:
+    import torch
+
+    return f"GPU-{torch.cuda.get_device_properties(index).uuid}"
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-.") or "unknown"
+
+
+def _short(number: float) -> str:
+    return f"{number:.2f}".rstrip("0").rstrip(".")
 
 
 def _torch_threads() -> int | None:

@@ -10,7 +10,9 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from pytest_llmperf import nvml
 from pytest_llmperf.model import Memory, Unknown
 from pytest_llmperf.targets import Request, Target
 
@@ -102,28 +104,20 @@ def process_gpu_bytes(target: Target) -> int | Unknown:
     """What NVML attributes to this process on all GPUs."""
     if not target.device.name.startswith("cuda"):
         return Unknown("the target is not on a CUDA device")
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError as error:
-        return Unknown(f"NVML: {error}")
-    try:
-        return _process_bytes()
-    except pynvml.NVMLError as error:
-        return Unknown(f"NVML: {error}")
-    finally:
-        pynvml.nvmlShutdown()
+    with nvml.opened() as library:
+        if isinstance(library, Unknown):
+            return library
+        try:
+            return _process_bytes(library)
+        except library.NVMLError as error:
+            return Unknown(f"NVML: {error}")
 
 
-def _process_bytes() -> int | Unknown:
-    import pynvml
-
-    handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+def _process_bytes(library: Any) -> int | Unknown:
     used = [
         process.usedGpuMemory
-        for handle in handles
-        for process in pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
+        for handle in nvml.handles(library)
+        for process in library.nvmlDeviceGetComputeRunningProcesses(handle)
         if process.pid == os.getpid()
     ]
     if not used:

@@ -11,9 +11,9 @@ import pytest
 
 from pytest_llmperf.errors import UsageError
 from pytest_llmperf.mark import marker_help
-from pytest_llmperf.options import OPTIONS
-from pytest_llmperf.plugin.config import option
+from pytest_llmperf.plugin.config import add_options, check_options, option
 from pytest_llmperf.plugin.items import measures
+from pytest_llmperf.plugin.seen import Seen
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -25,20 +25,13 @@ RUNNING = pytest.StashKey["Running"]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    group = parser.getgroup("llmperf", "speed and memory of language models")
-    for known in OPTIONS.values():
-        if known.flag:
-            group.addoption(
-                known.flag, dest=known.ini, action="store", default=None, metavar=known.metavar, help=known.help
-            )
-        parser.addini(known.ini, known.help, type="string", default=None)
+    add_options(parser)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", marker_help())
     try:
-        for name in OPTIONS:
-            option(config, name)
+        check_options(config)
     except UsageError as error:
         raise pytest.UsageError(str(error)) from None
     config.pluginmanager.register(Seen(config), "llmperf-seen")
@@ -86,36 +79,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     items[:] = together_by_target(items, measuring)
     if not config.getoption("collectonly"):
-        working_part(config)
+        working_part(config, len(measuring))
 
 
-def working_part(config: pytest.Config) -> Running:
-    """The part of the plugin that measures, registered when it is first needed."""
+def working_part(config: pytest.Config, measuring: int = 1) -> Running:
+    """The part of the plugin that measures, registered when it is first needed; told how many tests do."""
     if RUNNING not in config.stash:
         from pytest_llmperf.plugin.running import Running
 
-        config.stash[RUNNING] = Running(config)
+        config.stash[RUNNING] = Running(config, measuring)
         config.pluginmanager.register(config.stash[RUNNING], "llmperf-running")
     return config.stash[RUNNING]
-
-
-class Seen:
-    """What has been measured, as test reports told it: they also come from xdist's workers."""
-
-    def __init__(self, config: pytest.Config) -> None:
-        self._config = config
-        self._results: dict[str, dict[str, Any]] = {}
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        for result in getattr(report, "llmperf", ()):
-            result["expected_to_fail"] = hasattr(report, "wasxfail")
-            self._results[result["key"]] = result  # a rerun takes the place of what it repeats
-
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        if self._results:
-            from pytest_llmperf.plugin.running import write_summary
-
-            write_summary(terminalreporter, list(self._results.values()))
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:

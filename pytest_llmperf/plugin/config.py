@@ -1,12 +1,28 @@
-"""Where pytest's command line and ini file meet `options.choose`."""
+"""Where pytest's command line and ini file meet `options.choose`, and what they may not ask for together."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pytest_llmperf.errors import UsageError, did_you_mean
 from pytest_llmperf.options import OPTIONS, choose
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Each option on the command line and, where it may stand there, in the ini file."""
+    group = parser.getgroup("llmperf", "speed and memory of language models")
+    for known in OPTIONS.values():
+        if known.flag and known.switch:
+            group.addoption(known.flag, dest=known.ini, action="store_true", default=None, help=known.help)
+        elif known.flag:
+            group.addoption(
+                known.flag, dest=known.ini, action="store", default=None, metavar=known.metavar, help=known.help
+            )
+        if known.in_ini:
+            parser.addini(known.ini, known.help, type="string", default=None)
 
 
 def option(config: pytest.Config, name: str) -> Any:
@@ -15,5 +31,81 @@ def option(config: pytest.Config, name: str) -> Any:
     Raises:
         UsageError: a value that the option cannot have.
     """
-    ini = OPTIONS[name].ini
-    return choose(name, command_line=config.getoption(ini, None), ini=config.getini(ini))
+    known = OPTIONS[name]
+    ini = config.getini(known.ini) if known.in_ini else None
+    return choose(name, command_line=config.getoption(known.ini, None), ini=ini)
+
+
+def is_recording(config: pytest.Config) -> bool:
+    """Whether the run changes baselines."""
+    return bool(option(config, "update") or option(config, "append"))
+
+
+def baselines_folder(config: pytest.Config) -> Path:
+    """Relative to where pytest was called if the command line names it, else to rootdir."""
+    given = config.getoption(OPTIONS["baselines"].ini, None) is not None
+    start = config.invocation_params.dir if given else config.rootpath
+    return Path(start, option(config, "baselines")).absolute()
+
+
+def check_options(config: pytest.Config) -> None:
+    """Every value, and what the options ask for together.
+
+    Raises:
+        UsageError: naming the options and the fix.
+    """
+    for name in OPTIONS:
+        option(config, name)
+    _check_recording(config)
+    if option(config, "prune"):
+        _check_full_run(config)
+    if names := option(config, "gate"):
+        _check_metrics(names)
+
+
+def _check_recording(config: pytest.Config) -> None:
+    asked = [f"--llmperf-{name}" for name in ("update", "append", "prune") if option(config, name)]
+    written = [flag for flag in asked if flag in config.getini("addopts")]
+    if written:
+        raise UsageError(
+            f"{written[0]} stands in addopts, and would change the baselines on every run: remove it there"
+        )
+    if {"--llmperf-update", "--llmperf-append"} <= set(asked):
+        raise UsageError("--llmperf-update and --llmperf-append: one replaces the baseline, the other extends it")
+    mode = option(config, "mode")
+    if asked and mode != "on":
+        raise UsageError(f"{asked[0]} with --llmperf={mode}: nothing is measured that could be recorded")
+    for name in ("sessions", "force"):
+        if config.getoption(OPTIONS[name].ini, None) and not is_recording(config):
+            raise UsageError(f"--llmperf-{name} goes with --llmperf-update or --llmperf-append")
+
+
+_FILTERS = {
+    "keyword": "-k",
+    "markexpr": "-m",
+    "deselect": "--deselect",
+    "ignore": "--ignore",
+    "ignore_glob": "--ignore-glob",
+    "lf": "--lf",
+    "stepwise": "--stepwise",
+    "maxfail": "-x or --maxfail",
+    "numprocesses": "-n",
+}
+
+
+def _check_full_run(config: pytest.Config) -> None:
+    filtered = [flag for name, flag in _FILTERS.items() if config.getoption(name, None)]
+    if config.args_source is pytest.Config.ArgsSource.ARGS:
+        filtered.append("a choice of paths")
+    if filtered:
+        raise UsageError(f"--llmperf-prune with {filtered[0]}: what such a run lacks may still exist; run all tests")
+
+
+def _check_metrics(names: list[str]) -> None:
+    from pytest_llmperf.metrics import CATALOGUE, Kind
+
+    for name in names:
+        if name not in CATALOGUE:
+            raise UsageError(f"ini llmperf_gate={name}: no such metric{did_you_mean(name, CATALOGUE)}")
+        if CATALOGUE[name].kind is Kind.REPORT:
+            raise UsageError(f"ini llmperf_gate={name}: it is reported, never compared; set a limit instead")

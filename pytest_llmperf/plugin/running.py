@@ -5,16 +5,21 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
 from filelock import FileLock
 
-from pytest_llmperf.baselines.environment import cpu_model, nvidia_gpus, versions
+from pytest_llmperf.baselines.environment import commit, cpu_model, nvidia_gpus, versions
+from pytest_llmperf.baselines.store import Store
 from pytest_llmperf.errors import DeviceMissingError, LlmperfError
+from pytest_llmperf.gate import Gate
+from pytest_llmperf.metrics import CATALOGUE, Kind
 from pytest_llmperf.model import Result, Row, plain
-from pytest_llmperf.plugin.config import option
+from pytest_llmperf.plugin.config import baselines_folder, is_recording, option
+from pytest_llmperf.plugin.fresh import FRESH, measured_again
 from pytest_llmperf.plugin.items import FIXTURES, hiding_fixture, measures
 from pytest_llmperf.plugin.marks import levels_of
 from pytest_llmperf.plugin.progress import Progress
@@ -22,6 +27,7 @@ from pytest_llmperf.reports.table import row_name
 from pytest_llmperf.session import Defaults, Llm, Session
 
 LLM = pytest.StashKey[Llm]()
+RESULTS = pytest.StashKey[list[Result]]()
 ENDED = pytest.StashKey[bool]()
 """Whether the test's body is over."""
 FAILED_HERE = pytest.StashKey[bool]()
@@ -31,7 +37,7 @@ FAILED_HERE = pytest.StashKey[bool]()
 class Running:
     """Registered once a test that measures was collected."""
 
-    def __init__(self, config: pytest.Config) -> None:
+    def __init__(self, config: pytest.Config, measuring: int) -> None:
         self._config = config
         self._progress = Progress(config)
         self._session = Session(
@@ -45,6 +51,8 @@ class Running:
             ),
             self._progress,
             _exclusive(config),
+            None if option(config, "mode") == "smoke" else _gate(config, measuring),
+            None if FRESH in config.stash else lambda nodeid: measured_again(config, nodeid),
         )
 
     def llm(self, request: pytest.FixtureRequest) -> Llm:
@@ -78,8 +86,10 @@ class Running:
         finally:
             item.stash[ENDED] = True
         llm = item.stash.get(LLM, None)
-        if llm is not None and llm.results:
-            self._judge(item, llm.results)
+        if llm is not None and llm.measured:
+            with self._told_plainly():
+                item.stash[RESULTS] = llm.settled()
+            self._judge(item, item.stash[RESULTS])
         elif measures(item):
             nothing = (
                 f"{item.nodeid} asked to measure, by its mark or fixture, and measured nothing: call llm.measure()"
@@ -100,7 +110,7 @@ class Running:
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         ended = call.when == "call" and item.stash.get(ENDED, False)  # subtests report on themselves within the body
-        results = item.stash[LLM].results if ended and LLM in item.stash else []
+        results = _results(item) if ended else []
         shown = item.stash.get(FAILED_HERE, False)  # then the failure's text is its table
         for result in results:
             _tell(item, result, with_section=not shown)
@@ -129,25 +139,19 @@ class Running:
         raise pytest.fail.Exception(message, pytrace=False) from None
 
 
+def _results(item: pytest.Item) -> list[Result]:
+    """As they were settled, or at first look where the test's own body failed."""
+    if RESULTS in item.stash:
+        return item.stash[RESULTS]
+    return item.stash[LLM].results() if LLM in item.stash else []
+
+
 def _forget(item: pytest.Item) -> None:
     """A rerun measures anew, and a target that gave way must not be held by a test that is over."""
-    keys: tuple[pytest.StashKey[Any], ...] = (LLM, ENDED, FAILED_HERE)
+    keys: tuple[pytest.StashKey[Any], ...] = (LLM, RESULTS, ENDED, FAILED_HERE)
     for key in keys:
         if key in item.stash:
             del item.stash[key]
-
-
-def write_summary(reporter: pytest.TerminalReporter, records: list[dict[str, Any]]) -> None:
-    """The table of what was measured, at the end of the run."""
-    from pytest_llmperf.reports.terminal import summary
-
-    results = [Result.from_plain(record) for record in records]
-    verbosity = reporter.config.get_verbosity()
-    if verbosity >= 0:
-        reporter.write_sep("=", "llmperf")
-    writer = reporter._tw
-    text = summary(results, writer.fullwidth, writer.hasmarkup, verbosity)
-    reporter.write_line(text if verbosity >= 0 else f"llmperf: {text}")
 
 
 def _tell(item: pytest.Item, result: Result, *, with_section: bool) -> None:
@@ -176,6 +180,23 @@ def _exclusive(config: pytest.Config) -> Callable[[], AbstractContextManager[obj
         return nullcontext
     path = Path(tempfile.gettempdir()) / f"llmperf-{workerinput['testrunuid']}.lock"
     return lambda: FileLock(path)
+
+
+def _gate(config: pytest.Config, measuring: int) -> Gate:
+    folder = baselines_folder(config)
+    timed = sum(metric.gates and metric.kind is Kind.TIMED for metric in CATALOGUE.values())
+    return Gate(
+        Store(folder),
+        recorded=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        commit=commit(config.rootpath, folder),
+        tolerance=option(config, "tolerance"),
+        gate=frozenset(option(config, "gate")),
+        strict=option(config, "strict"),
+        comparisons=measuring * timed,
+        recording=is_recording(config),
+        force=option(config, "force"),
+        processes=option(config, "sessions"),
+    )
 
 
 def _hiding_hint(item: pytest.Item) -> str:

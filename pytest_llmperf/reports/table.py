@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from pytest_llmperf.model import Result, Row, Verdict, Workload, subject
-from pytest_llmperf.units import plus_minus, short_number
+from pytest_llmperf.model import Comparison, Result, Row, Verdict, Workload, subject
+from pytest_llmperf.units import percent, plus_minus, short_number
 
 NOT_JUDGED = "not judged"
 
@@ -58,6 +59,16 @@ _DETAILS = (
     Column("verdict"),
     Column("n", right=True, wide_only=True),
 )
+_COMPARED = (
+    Column("metric"),
+    Column("base", right=True),
+    Column("head", right=True),
+    Column("unit", wide_only=True),
+    Column("change", right=True),
+    Column("limit", right=True),
+    Column("verdict"),
+    Column(""),
+)
 
 
 def overview(results: Sequence[Result]) -> list[Table]:
@@ -69,33 +80,67 @@ def overview(results: Sequence[Result]) -> list[Table]:
         medians = {row.metric: row.value for row in result.rows if row.statistic == "median"}
         figures = [_figure(medians.get(metric)) for metric in _SHOWN]
         verdict = verdict_cell(result.verdict)
-        if result.expected_to_fail:
+        if result.expected_to_fail or result.quiet:
             verdict = dataclasses.replace(verdict, verdict=None, dim=True)
         table.rows.append((Cell(name or module), Cell(shape(result.workload)), *figures, verdict))
     return list(tables.values())
 
 
-def details(result: Result, *, limits_only: bool = False, samples: bool = False) -> Table:
+def details(result: Result, *, judged_only: bool = False, samples: bool = False) -> Table:
     """One measurement: a row per metric, or per limit; with `samples` each row's values in short."""
-    table = Table(result.key, subtitle(result), _DETAILS)
+    compared = any(row.comparison is not None and row.comparison.base is not None for row in result.rows)
+    table = Table(result.key, subtitle(result), _COMPARED if compared else _DETAILS)
     for row in result.rows:
-        if limits_only and row.limit is None:
+        if judged_only and row.limit is None and (not compared or row.comparison is None):
             continue
-        table.rows.append(
-            (
-                Cell(row_name(row)),
-                _measured(row),
-                Cell(row.unit, dim=True),
-                Cell(row.limit or ""),
-                verdict_cell(row.verdict) if row.limit else Cell(""),
-                Cell(str(len(row.values)) if row.values else "", dim=True),
-            )
-        )
+        table.rows.append(_compared_row(row) if compared else _row(row))
         if row.note:
             table.notes.append(f"{row_name(row)}: {row.note}")
         if samples and len(row.values) > 1:
             table.notes.append(f"{row_name(row)} samples: {_in_short(row.values)}")
     return table
+
+
+def _row(row: Row) -> tuple[Cell, ...]:
+    return (
+        Cell(row_name(row)),
+        _measured(row),
+        Cell(row.unit, dim=True),
+        Cell(row.limit or ""),
+        _verdict(row),
+        Cell(str(len(row.values)) if row.values else "", dim=True),
+    )
+
+
+def _compared_row(row: Row) -> tuple[Cell, ...]:
+    comparison = row.comparison
+    base = _figure(comparison.base) if comparison and comparison.base is not None else Cell("")
+    return (
+        Cell(row_name(row)),
+        base,
+        _measured(row) if comparison is None else _figure(row.value),
+        Cell(row.unit, dim=True),
+        Cell(_change(comparison) if comparison else ""),
+        Cell(row.limit or ""),
+        _verdict(row),
+        Cell(comparison.note if comparison else "", dim=True),
+    )
+
+
+def _change(comparison: Comparison) -> str:
+    """`+10.0 % ± 1.1`; nothing where there is no change to speak of."""
+    if comparison.change is None or comparison.quiet:
+        return ""
+    shown = percent(comparison.change, signed=True)
+    return shown if comparison.spread is None else f"{shown} ± {percent(comparison.spread).removesuffix(' %')}"
+
+
+def _verdict(row: Row) -> Cell:
+    if row.limit is None and row.comparison is None:
+        return Cell("")
+    if row.comparison is not None and row.comparison.quiet and row.verdict is Verdict.INCONCLUSIVE:
+        return Cell(row.verdict.value, dim=True)
+    return verdict_cell(row.verdict)
 
 
 def subtitle(result: Result) -> str:
@@ -115,20 +160,39 @@ def subtitle(result: Result) -> str:
 
 def failure(result: Result) -> str:
     """The rows that fail, in one line: `BROKEN ttft_ms 61.2 ms (limit < 50)`."""
-    parts = []
-    for row in result.rows:
-        if row.verdict is not None and row.verdict.fails:
-            value = "not measured" if row.value is None else f"{short_number(row.value)} {row.unit}"
-            parts.append(f"{row.verdict.value} {row_name(row)} {value} (limit {row.limit})")
-    return ", ".join(parts)
+    parts = [f"{row.verdict.value} {_failing(row)}" for row in result.rows if row.verdict is not None and row.fails]
+    return ", ".join([*parts, *([f"{Verdict.NEW.value}: {result.new}"] if result.new_fails else [])])
+
+
+def _failing(row: Row) -> str:
+    value = "not measured" if row.value is None else f"{short_number(row.value)} {row.unit}"
+    if row.verdict is Verdict.BROKEN or row.comparison is None:
+        return f"{row_name(row)} {value}" + (f" (limit {row.limit})" if row.limit else "")
+    comparison = row.comparison
+    reasons = ", ".join(filter(None, [_change(comparison), comparison.note]))
+    base = f"{short_number(comparison.base)} → " if comparison.base is not None else ""
+    return f"{row_name(row)} {base}{value}" + (f" ({reasons})" if reasons else "")
+
+
+def advice(result: Result) -> list[str]:
+    """What else the reader of a failed comparison wants to know."""
+    compared = [row for row in result.rows if row.fails and row.comparison and row.verdict is not Verdict.BROKEN]
+    lines = []
+    if compared and result.since:
+        lines.append(f"since the baseline: {', '.join(result.since)}")
+    if compared or result.new_fails:
+        lines.append(
+            f"to {'accept' if compared else 'record'} this: pytest {shlex.quote(result.test)} --llmperf-update"
+        )
+    return lines
 
 
 def row_name(row: Row) -> str:
     return subject(row.metric, row.statistic)
 
 
-def counts(results: Sequence[Result]) -> str:
-    """`12 measured: 1 broken, 10 ok, 1 without limits`."""
+def counts(results: Sequence[Result], stale: int = 0) -> str:
+    """`12 measured: 1 broken, 10 ok, 1 without limits; 2 stale`."""
     tally = Counter(result.verdict for result in results)
     judged = [f"{tally[verdict]} {verdict.lower()}" for verdict in Verdict if tally[verdict]]
     expected = sum(result.fails for result in results if result.expected_to_fail)
@@ -138,7 +202,20 @@ def counts(results: Sequence[Result]) -> str:
     smoke = sum(any(row.limit for row in result.rows) for result in unjudged)
     judged += [f"{smoke} {NOT_JUDGED}"] if smoke else []
     judged += [f"{len(unjudged) - smoke} without limits"] if len(unjudged) > smoke else []
-    return f"{len(results)} measured: {', '.join(judged)}"
+    return f"{len(results)} measured: {', '.join(judged)}" + (f"; {stale} stale" if stale else "")
+
+
+def hints(results: Sequence[Result]) -> list[str]:
+    """What would tell more, each thing once."""
+    lines = []
+    if new := dict.fromkeys(result.new for result in results if result.new):
+        lines.append(f"NEW: {'; '.join(new)} (pytest --llmperf-update records what is measured)")
+    if any(result.quiet for result in results):
+        lines.append(
+            "no change seen where it says INCONCLUSIVE; llmperf calibrate, and --llmperf-append on other days, "
+            "let smaller changes be seen"
+        )
+    return lines
 
 
 def shape(workload: Workload) -> str:

@@ -12,7 +12,8 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from pytest_llmperf.model import Result, Verdict
-from pytest_llmperf.reports.table import Cell, Table, counts, details, failure, overview
+from pytest_llmperf.reports.recorded import Recorded, changed, remarks
+from pytest_llmperf.reports.table import Cell, Table, advice, counts, details, failure, hints, overview
 
 WIDE = 100
 """Columns from which on the less important ones are shown."""
@@ -29,8 +30,9 @@ _STYLES = {
 
 
 def failure_text(result: Result) -> str:
-    """What failed in one line, then the limits of that measurement, as plain text."""
-    return f"{failure(result)}\n{_text(_rendered(details(result, limits_only=True), _PLAIN_WIDTH))}"
+    """What failed in one line, then what was judged of that measurement, as plain text."""
+    table = _text(_rendered(details(result, judged_only=True), _PLAIN_WIDTH))
+    return "\n".join([failure(result), table, *(f"  {line}" for line in advice(result))])
 
 
 def full_text(result: Result) -> str:
@@ -38,18 +40,25 @@ def full_text(result: Result) -> str:
     return _text(_rendered(details(result), _PLAIN_WIDTH))
 
 
-def summary(results: Sequence[Result], width: int, colour: bool, verbosity: int) -> str:
+def summary(
+    results: Sequence[Result], width: int, colour: bool, verbosity: int, recorded: Recorded | None = None
+) -> str:
     """The end of a run: a table, more of it with `-v` and `-vv`, one line with `-q`."""
-    line = Text(counts(results), style="bold")
+    stale = len(recorded.stale) if recorded else 0
+    line = Text(counts(results, stale), style="bold")
+    said = remarks(recorded) if recorded else []
     if verbosity < 0:
-        return _text(line, width, colour)
+        return _text(Group(line, *map(Text, said if recorded and recorded.done else [])), width, colour)
     parts: list[RenderableType] = []
     if len(results) > 1 or verbosity == 0:
         parts += _overview(overview(results), width)
     if verbosity > 0:
         for result in results:
             parts += [_rendered(details(result, samples=verbosity > 1), width), Text("")]
-    return _text(Group(*parts, line), width, colour)
+    if recorded and (table := changed(recorded)).rows:
+        parts += [_grid(table, width), Text("")]
+    told = [*said, *([] if recorded and recorded.done else hints(results))]
+    return _text(Group(*parts, line, *(Text(remark, overflow="fold") for remark in told)), width, colour)
 
 
 def table_text(table: Table, width: int, colour: bool) -> str:

@@ -1,11 +1,16 @@
-"""What a limit comes to, given a sample: the estimate decides, the interval only says how surely."""
+"""What a limit and a comparison come to, given the numbers. No I/O, and no knowledge of where a number came from."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
+import statistics
+from collections.abc import Sequence
 
-from pytest_llmperf.metrics import CATALOGUE, Better
-from pytest_llmperf.model import Limit, Measurement, Row, Sample, Unknown, Verdict
+from pytest_llmperf.metrics import CATALOGUE, Better, Kind, Metric
+from pytest_llmperf.model import Comparison, Limit, Measurement, Row, Sample, Unknown, Verdict
+from pytest_llmperf.units import percent, short_number
+from pytest_llmperf.verdict.comparison import Estimate, decide
 from pytest_llmperf.verdict.statistics import interval, samples_needed, supported
 
 
@@ -58,3 +63,78 @@ def _row(metric: str, statistic: str, sample: Sample | Unknown) -> Row:
         return Row(metric, statistic, unit, None)
     low, high = interval(sample, statistic) or (None, None)
     return Row(metric, statistic, unit, sample.statistic(statistic), low, high, values=sample.samples)
+
+
+def worse(metric: Metric) -> int:
+    """1 where higher is worse, −1 where lower is."""
+    return 1 if metric.better is Better.LOWER else -1
+
+
+def judge_timed(base: float, estimate: Estimate, metric: Metric, tolerance: float, alpha: float) -> Comparison:
+    """A timed metric against its baseline; `base` is what is shown of it."""
+    verdict = decide(estimate, tolerance, alpha=alpha)
+    change, spread = math.expm1(worse(metric) * estimate.change), math.expm1(estimate.spread)
+    quiet = verdict is Verdict.INCONCLUSIVE and abs(estimate.change) < math.log1p(tolerance)
+    if quiet:
+        note = f"no change seen (± {percent(spread)})"
+    elif verdict is Verdict.INCONCLUSIVE:
+        note = f"within this machine's noise, tolerance {percent(tolerance)}"
+    else:
+        note = f"tolerance {percent(tolerance)}"
+    return Comparison(verdict, base, change, spread, note, quiet=quiet)
+
+
+def judge_counted(base: Sequence[float], head: Sequence[float], metric: Metric, versions: str = "") -> Comparison:
+    """A counted metric: equal or not. Readings of one code that differ are unstable, and prove nothing.
+
+    Args:
+        versions: what the baseline was counted with, if that is not what runs now; then nothing is REGRESSED.
+    """
+    change = _change(base[-1], head[0])
+    for readings, whose in ((base, "in the baseline"), (head, "now")):
+        if len(set(readings)) > 1:
+            seen = " and ".join(map(short_number, sorted(set(readings))))
+            return Comparison(Verdict.INCONCLUSIVE, base[-1], change, None, f"unstable: {seen} {whose}")
+    if head[0] == base[0]:
+        return Comparison(Verdict.OK, base[0], 0.0, None, "exact")
+    if versions:
+        return Comparison(Verdict.INCONCLUSIVE, base[0], change, None, f"counted with {versions}", cause="versions")
+    is_worse = worse(metric) * (head[0] - base[0]) > 0
+    return Comparison(Verdict.REGRESSED if is_worse else Verdict.IMPROVED, base[0], change, None, "exact")
+
+
+def judge_memory(
+    base: Sequence[float], head: Sequence[float], metric: Metric, tolerance: float, floor: float
+) -> Comparison:
+    """A memory metric: beyond its tolerance or not; readings that disagree about it are INCONCLUSIVE.
+
+    Args:
+        tolerance: share of the baseline's reading.
+        floor: the least that it is taken to be, in the metric's unit.
+    """
+    stored = statistics.median(base)
+    allowed = max(tolerance * abs(stored), floor)
+    change = _change(stored, head[0])
+    shown = f"tolerance {percent(tolerance)}" if allowed > floor else f"tolerance {short_number(floor)} {metric.unit}"
+    if max(base) - min(base) > allowed:
+        return Comparison(Verdict.INCONCLUSIVE, stored, change, None, f"the baseline's readings differ, {shown}")
+    grown = [worse(metric) * (value - stored) for value in head]
+    if all(growth > allowed for growth in grown):
+        verdict = Verdict.REGRESSED
+    elif any(growth > allowed for growth in grown):
+        seen = " and ".join(map(short_number, head))
+        return Comparison(Verdict.INCONCLUSIVE, stored, change, None, f"two readings disagree: {seen}, {shown}")
+    else:
+        verdict = Verdict.IMPROVED if all(growth < -allowed for growth in grown) else Verdict.OK
+    return Comparison(verdict, stored, change, None, shown)
+
+
+def no_longer_measured(metric: Metric, base: float, reason: str) -> Comparison:
+    """A metric that the baseline has and this measurement has not."""
+    verdict = Verdict.INCONCLUSIVE if metric.kind is Kind.TIMED else Verdict.REGRESSED
+    return Comparison(verdict, base, None, None, f"no longer measured: {reason}")
+
+
+def _change(base: float, head: float) -> float | None:
+    """The change as a share of the base, None where there is nothing to share."""
+    return head / base - 1 if base else None

@@ -1,0 +1,254 @@
+"""The gate of one run: what each measurement is compared with, by which rules, and what is recorded of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pytest_llmperf import metrics
+from pytest_llmperf.baselines.compare import Rules, compare, since
+from pytest_llmperf.baselines.environment import hardware
+from pytest_llmperf.baselines.noise import noise_of
+from pytest_llmperf.baselines.schema import MOST_SAMPLES, Reading, Recording, Session
+from pytest_llmperf.baselines.store import Store
+from pytest_llmperf.metrics import Kind, Metric
+from pytest_llmperf.model import Comparison, Environment, Measurement, Result, Row, Sample, Verdict, Workload, plain
+from pytest_llmperf.options import choose
+from pytest_llmperf.settings import Settings
+from pytest_llmperf.verdict.comparison import alpha
+from pytest_llmperf.verdict.rule import judge_limit, reading
+from pytest_llmperf.verdict.statistics import interval
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What measurements of a run are compared with.
+
+    Args:
+        recorded: when the run began, in UTC: its processes share what is particular about the machine now.
+        commit: of the code under test, and whether tracked files differ from it.
+        tolerance: of timed metrics, where marks do not say.
+        gate: metrics that gate beside those that always do.
+        strict: what fails beside BROKEN and REGRESSED: `new`, `inconclusive`, `conditions`, `versions`.
+        comparisons: gating timed comparisons that the run may make.
+        recording: what is measured becomes the baseline, and nothing is REGRESSED.
+        force: record also what is BROKEN or was disturbed.
+        processes: of which a recorded session is made.
+    """
+
+    store: Store
+    recorded: str = ""
+    commit: tuple[str, bool] = ("", False)
+    tolerance: float = 0.05
+    gate: frozenset[str] = frozenset()
+    strict: frozenset[str] = frozenset()
+    comparisons: int = 2
+    recording: bool = False
+    force: bool = False
+    processes: int = 1
+    _noise: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def check(self, key: str, device: str) -> None:
+        """Read what is stored of a test before any time goes into measuring it.
+
+        Raises:
+            BaselineError: it cannot be read.
+        """
+        environment = Environment(device=device, hardware=hardware(device))
+        self.store.find(key, environment.hardware, environment.device_type, {})
+        self.store.noise(environment.hardware)
+
+    def rules(self, settings: Settings, measurement: Measurement) -> Rules:
+        """By what this measurement is compared."""
+        environment = measurement.environment
+        if environment.hardware not in self._noise:
+            self._noise[environment.hardware] = noise_of(self.store.noise(environment.hardware), environment)
+        return Rules(
+            device_type=environment.device_type,
+            tolerance=choose("tolerance", mark=settings.tolerance, run=self.tolerance),
+            tolerances={tolerance.metric: tolerance.fraction for tolerance in settings.tolerances},
+            gate=self.gate,
+            alpha=alpha(self.comparisons),
+            noise=self._noise[environment.hardware],
+        )
+
+    def session(self, measurement: Measurement, settings: Settings, rules: Rules) -> Session:
+        """What a baseline keeps of one process's measurement."""
+        environment = measurement.environment
+        commit, dirty = self.commit
+        return Session(
+            recorded=self.recorded,
+            commit=commit,
+            dirty=dirty,
+            target=measurement.target,
+            options=_options(measurement, settings),
+            versions=dict(environment.versions),
+            machine=dict(environment.machine),
+            metrics={
+                metric.name: _reading(metric, sample)
+                for metric in metrics.CATALOGUE.values()
+                if rules.gates(metric) and isinstance(sample := measurement.samples[metric.name], Sample)
+            },
+        )
+
+
+@dataclass
+class Evidence:
+    """One measurement of a test, and what fresh processes measured of the same."""
+
+    key: str
+    measurement: Measurement
+    settings: Settings
+    label: str = ""
+    again: list[Session] = field(default_factory=list)
+    unconfirmed: str = ""
+    """Why no fresh process could measure it."""
+
+
+def judge(evidence: Evidence, gate: Gate | None, *, judged: bool = True) -> Result:
+    """Limits and comparisons as rows, then every other metric that is known, in the catalogue's order."""
+    measurement, limits = evidence.measurement, evidence.settings.limits
+    rows = [judge_limit(limit, measurement, judged=judged) for limit in limits]
+    shown = {(row.metric, row.statistic) for row in rows}
+    order = list(metrics.CATALOGUE)
+    rows += [row for name in order if (name, "median") not in shown and (row := reading(name, measurement))]
+    environment = measurement.environment
+    result = Result(
+        key=evidence.key,
+        target=measurement.target,
+        workload=measurement.workload,
+        device=f"{environment.device} {environment.device_name}",
+        rounds=len(measurement.rounds),
+        rows=tuple(rows),
+        label=evidence.label,
+    )
+    if gate is not None and judged:
+        result = _Comparing(evidence, gate).complete(result)
+    return dataclasses.replace(result, rows=tuple(sorted(result.rows, key=lambda row: order.index(row.metric))))
+
+
+class _Comparing:
+    """Adds to a result what its baseline makes of it."""
+
+    def __init__(self, evidence: Evidence, gate: Gate) -> None:
+        self.evidence = evidence
+        self.gate = gate
+        self.environment = evidence.measurement.environment
+        self.rules = gate.rules(evidence.settings, evidence.measurement)
+        self.head = [gate.session(evidence.measurement, evidence.settings, self.rules), *evidence.again]
+        self.workload = stored_workload(evidence.measurement.workload)
+        self.baseline = gate.store.find(
+            evidence.key, self.environment.hardware, self.environment.device_type, self.workload
+        )
+        self.disturbance = evidence.measurement.conditions.disturbance(self.environment.threads or 1)
+
+    def complete(self, result: Result) -> Result:
+        rows = {(row.metric, row.statistic): row for row in result.rows}
+        for metric in filter(self.rules.gates, metrics.CATALOGUE.values()):
+            comparison = self._compared(metric)
+            if comparison is not None:
+                row = rows.get((metric.name, "median")) or Row(metric.name, "median", metric.unit, None)
+                rows[metric.name, "median"] = _with(row, comparison)
+        judged = [self._by_options(row) for row in rows.values()]
+        broken = any(row.verdict is Verdict.BROKEN for row in judged)
+        new = self._why_new()
+        return dataclasses.replace(
+            result,
+            rows=tuple(judged),
+            new=new,
+            new_fails=bool(new) and "new" in self.gate.strict and not self.gate.recording,
+            since=tuple(since(self.baseline, self.head[0])),
+            recording=self._recording(),
+            unfit="" if self.gate.force else "it breaks a limit" if broken else self.disturbance,
+        )
+
+    def _compared(self, metric: Metric) -> Comparison | None:
+        missing = self.evidence.measurement.unknown.get(metric.name, "")
+        found = compare(metric, self.baseline, self.head, self.rules, missing)
+        if found is None:
+            return None
+        if found.suspect and self.evidence.unconfirmed:
+            certain = metric.kind is not Kind.TIMED  # one reading without noise is enough where no other can be had
+            verdict = Verdict.REGRESSED if certain else found.verdict
+            return found.with_note(f"not measured again: {self.evidence.unconfirmed}", verdict=verdict, suspect=False)
+        if found.verdict is Verdict.REGRESSED and metric.kind is Kind.TIMED and self.disturbance:
+            return found.with_note(self.disturbance, verdict=Verdict.INCONCLUSIVE, cause="conditions")
+        return found
+
+    def _by_options(self, row: Row) -> Row:
+        """The row with its outcome, where options say other than its verdict."""
+        if row.verdict is Verdict.REGRESSED and self.gate.recording:
+            return dataclasses.replace(row, outcome=False)
+        cause = row.comparison.cause if row.comparison else ""
+        names = {Verdict.NEW: "new", Verdict.INCONCLUSIVE: "inconclusive"}
+        strictly = {names.get(row.verdict, ""), cause} & self.gate.strict if row.verdict else set()
+        return dataclasses.replace(row, outcome=True) if strictly and not self.gate.recording else row
+
+    def _why_new(self) -> str:
+        if self.baseline.sessions:
+            return ""
+        elsewhere = self.gate.store.hardware_with(self.evidence.key)
+        hardware = self.environment.hardware
+        if hardware in elsewhere:
+            return "the baseline is of another workload"
+        others = f"; there is one for {', '.join(elsewhere)}" if elsewhere else ""
+        return f"no baseline for {hardware}{others}"
+
+    def _recording(self) -> dict[str, Any]:
+        recording = Recording(
+            key=self.evidence.key,
+            hardware=self.environment.hardware,
+            device_type=self.environment.device_type,
+            workload=self.workload,
+            sessions=self.head,
+        )
+        return recording.model_dump()
+
+
+def _with(row: Row, comparison: Comparison) -> Row:
+    """One row for a metric's limit and its comparison; a limit that was judged is not hidden by NEW."""
+    if row.verdict is None or comparison.verdict is not Verdict.NEW:
+        verdict = Verdict.worst([v for v in (row.verdict, comparison.verdict) if v])
+    else:
+        verdict = row.verdict
+    return dataclasses.replace(row, comparison=comparison, verdict=verdict)
+
+
+def stored_workload(workload: Workload) -> dict[str, Any]:
+    """A workload as it is stored and compared; of a text only its digest."""
+    sizes: dict[str, Any] = {name: value for name, value in plain(workload).items() if value is not None}
+    if workload.prompt is not None:
+        sizes["prompt"] = f"sha256:{hashlib.sha256(workload.prompt.encode()).hexdigest()[:16]}"
+    return sizes
+
+
+def _options(measurement: Measurement, settings: Settings) -> dict[str, Any]:
+    """How the target was loaded and run, in plain data."""
+    load = {f"load.{name}": value if _is_plain(value) else repr(value) for name, value in settings.load.items()}
+    return {"dtype": measurement.environment.dtype, "threads": measurement.environment.threads, **load}
+
+
+def _is_plain(value: object) -> bool:
+    return value is None or isinstance(value, (str, int, float, bool))
+
+
+def _reading(metric: Metric, sample: Sample) -> Reading:
+    """Figures as they are stored: exact where the metric is, else no longer than they are worth."""
+    if metric.kind is not Kind.TIMED:
+        return Reading(median=sample.median)
+    low, high = interval(sample, "median") or (sample.median, sample.median)
+    ordered = sorted(sample.samples)
+    count = min(len(ordered), MOST_SAMPLES)
+    step = (len(ordered) - 1) / max(1, count - 1)
+    return Reading(
+        median=_digits(sample.median, 6),
+        error=_digits((high - low) / (2 * 1.96), 2),
+        samples=[_digits(ordered[round(index * step)], 4) for index in range(count)],
+    )
+
+
+def _digits(value: float, significant: int) -> float:
+    return float(f"{value:.{significant}g}")

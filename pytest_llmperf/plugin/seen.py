@@ -1,0 +1,161 @@
+"""What a run has measured, as its test reports told it (they also come from xdist's workers), and what is stored of it.
+
+Only the process that has the terminal writes; workers send plain data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_llmperf.errors import BaselineError
+from pytest_llmperf.plugin.config import baselines_folder, is_recording, option
+
+if TYPE_CHECKING:
+    from pytest_llmperf.baselines.store import Store
+    from pytest_llmperf.model import Result
+    from pytest_llmperf.reports.recorded import Recorded
+
+
+class Seen:
+    """Collects results; at the end records them, says what is stale, and prints the summary."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._results: dict[str, dict[str, Any]] = {}
+        self._collected: list[str] | None = None
+        self._unsure: set[str] = set()
+        """Modules of which tests may exist that were not collected."""
+        self._recorded: Recorded | None = None
+        self._fault = ""
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        self._collected = [item.nodeid for item in session.items]
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, ids: Sequence[str]) -> None:
+        self._collected = list(ids)
+
+    def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
+        self._unsure.update(_module(item.nodeid) for item in items)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if not report.passed:
+            self._unsure.add(_module(report.nodeid))
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        for result in getattr(report, "llmperf", ()):
+            result["expected_to_fail"] = hasattr(report, "wasxfail")
+            if report.failed and not result["unfit"]:
+                result["unfit"] = "its test failed"
+            self._results[result["key"]] = result  # a rerun takes the place of what it repeats
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if hasattr(self._config, "workerinput") or self._config.getoption("collectonly"):
+            return
+        recording = is_recording(self._config)
+        if self._results:
+            try:
+                self._settle(recording=recording)
+            except BaselineError as error:
+                self._fault = str(error)
+                session.exitstatus = max(session.exitstatus, pytest.ExitCode.TESTS_FAILED)
+        elif (recording or option(self._config, "strict")) and session.exitstatus == pytest.ExitCode.OK:
+            asked = "was to be recorded" if recording else "was to be judged strictly"
+            self._fault = f"nothing was measured, where something {asked}"
+            session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        reporter, config = terminalreporter, self._config
+        if self._results:
+            from pytest_llmperf.reports.terminal import summary
+
+            verbosity = config.get_verbosity()
+            if verbosity >= 0:
+                reporter.write_sep("=", "llmperf")
+            writer = reporter._tw
+            text = summary(self._all(), writer.fullwidth, writer.hasmarkup, verbosity, self._recorded)
+            reporter.write_line(text if verbosity >= 0 else f"llmperf: {text}")
+        if self._fault:
+            reporter.write_line(f"llmperf: {self._fault}", red=True)
+
+    def _all(self) -> list[Result]:
+        from pytest_llmperf.model import Result
+
+        return [Result.from_plain(record) for record in self._results.values()]
+
+    def _settle(self, *, recording: bool) -> None:
+        """Record what was measured, if that was asked for, and find what is stored in vain."""
+        from pytest_llmperf.baselines.store import Store
+        from pytest_llmperf.reports.recorded import Recorded
+
+        store = Store(baselines_folder(self._config))
+        results = [result for result in self._all() if result.recording]
+        changes = []
+        if recording:
+            from pytest_llmperf.baselines.schema import Recording
+
+            fit = [Recording(**result.recording) for result in results if result.recording and not result.unfit]
+            changes = store.record(fit, append=option(self._config, "append"))
+        stale = self._stale(store, results)
+        prune = option(self._config, "prune")
+        if prune:
+            for hardware, files in stale.items():
+                store.prune(hardware, files)
+        unfit = {result.key: result.unfit for result in results if result.unfit} if recording else {}
+        names = [
+            f"{file.removesuffix('.json')}.py::{name}"
+            for files in stale.values()
+            for file, tests in files.items()
+            for name in tests
+        ]
+        self._recorded = Recorded(tuple(changes), unfit, tuple(dict.fromkeys(names)), pruned=prune, done=recording)
+
+    def _stale(self, store: Store, results: Sequence[Result]) -> dict[str, dict[str, list[str]]]:
+        """By hardware and file, the stored tests that a run of their whole module no longer holds."""
+        exists = _Existing(self._collected or (), results)
+        chosen = [_module(argument) for argument in self._config.args if "::" in argument]
+        partly = {module for module in exists.modules if any(argument.endswith(module) for argument in chosen)}
+        whole = exists.modules - self._unsure - partly
+        full = self._config.args_source is not pytest.Config.ArgsSource.ARGS
+        found: dict[str, dict[str, list[str]]] = {}
+        for folder in _folders(results):
+            for file, names in store.names(folder).items():
+                module = f"{file.removesuffix('.json')}.py"
+                gone = full and not (self._config.rootpath / module).exists()
+                stale = [name for name in names if gone or (module in whole and f"{module}::{name}" not in exists)]
+                if stale:
+                    found.setdefault(folder, {})[file] = stale
+        return found
+
+
+class _Existing:
+    """Which keys belong to tests that were collected, or to labels that such a test may still measure."""
+
+    def __init__(self, collected: Sequence[str], results: Sequence[Result]) -> None:
+        self._collected = set(collected)
+        self._measured = {result.key for result in results}
+        sure = {self._test(result.key) for result in results}
+        self._complete = sure - {self._test(result.key) for result in results if result.unfit}
+        self.modules = {_module(nodeid) for nodeid in collected}
+
+    def __contains__(self, key: str) -> bool:
+        test = self._test(key)
+        return test is not None and (key in self._measured or test not in self._complete)
+
+    def _test(self, key: str) -> str | None:
+        """The node id in a key, which may end in a label."""
+        return next((nodeid for nodeid in (key, key.rpartition("::")[0]) if nodeid in self._collected), None)
+
+
+def _folders(results: Sequence[Result]) -> list[str]:
+    """Where baselines of these results lie."""
+    recordings = [result.recording for result in results if result.recording]
+    named = [name for each in recordings for name in (each["hardware"], f"exact-{each['device_type']}")]
+    return list(dict.fromkeys(named))
+
+
+def _module(nodeid: str) -> str:
+    return nodeid.partition("::")[0]

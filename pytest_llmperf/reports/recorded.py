@@ -1,0 +1,69 @@
+"""What recording changed, as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from pytest_llmperf.baselines.store import Change
+from pytest_llmperf.reports.table import Cell, Column, Table
+from pytest_llmperf.units import percent, short_number
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What became of the stored baselines.
+
+    Args:
+        unfit: key → why it was not recorded.
+        stale: stored tests that no longer exist.
+        pruned: the stale ones were dropped.
+        done: the run was to record.
+    """
+
+    changes: Sequence[Change] = ()
+    unfit: Mapping[str, str] = field(default_factory=dict)
+    stale: Sequence[str] = ()
+    pruned: bool = False
+    done: bool = False
+
+
+_COLUMNS = (
+    Column("recorded"),
+    Column("metric"),
+    Column("before", right=True),
+    Column("now", right=True),
+    Column("change", right=True),
+)
+
+
+def changed(recorded: Recorded) -> Table:
+    """A row per figure that is another now, old → new."""
+    table = Table("", "", _COLUMNS)
+    for change in recorded.changes:
+        name = change.key
+        for metric, (before, now) in change.medians.items() if change.kind == "updated" else ():
+            if before != now:
+                cells = [short_number(before) if before is not None else "–", short_number(now)]
+                share = percent(now / before - 1, signed=True) if before else ""
+                table.rows.append((Cell(name), Cell(metric), *map(Cell, cells), Cell(share)))
+                name = ""
+    return table
+
+
+def remarks(recorded: Recorded) -> list[str]:
+    """What was recorded in one line, what was not and why, and what is stored in vain."""
+    lines = []
+    if recorded.done:
+        kinds = [change.kind for change in recorded.changes]
+        counts = [f"{kinds.count(kind)} {kind}" for kind in ("updated", "new", "unchanged")]
+        lines.append(f"baselines: {', '.join(counts)}")
+    for key, reason in recorded.unfit.items():
+        lines.append(f"not recorded: {key}: {reason} (--llmperf-force records it all the same)")
+    if recorded.stale:
+        shown = ", ".join(recorded.stale[:5]) + (", …" if len(recorded.stale) > 5 else "")
+        new = any(change.kind == "new" for change in recorded.changes)
+        fix = "dropped" if recorded.pruned else "pytest --llmperf-prune drops them"
+        hint = "; renamed, if they are the new ones" if new and not recorded.pruned else ""
+        lines.append(f"{len(recorded.stale)} stale: {shown}: no such tests ({fix}{hint})")
+    return lines
