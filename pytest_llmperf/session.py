@@ -42,8 +42,8 @@ class Session:
 
     defaults: Defaults = field(default_factory=Defaults)
     progress: Callable[[str], None] = lambda stage: None
-    exclusive: Callable[[], AbstractContextManager[object]] = nullcontext
-    """Entered for each measurement; keeps those of other processes of the run away."""
+    exclusive: Callable[[str], AbstractContextManager[object]] = nullcontext
+    """Entered for each measurement with the device's name; keeps away other processes of the run."""
     targets: TargetCache = field(init=False)
 
     def __post_init__(self) -> None:
@@ -76,7 +76,7 @@ class Session:
         effort = self.effort(settings)
         environment = environment_of(target, effort.threads)
         try:
-            with self.exclusive():
+            with self.exclusive(target.device.name):
                 measurement = measure(
                     target,
                     settings.workload,
