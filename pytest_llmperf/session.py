@@ -45,8 +45,8 @@ class Session:
 
     defaults: Defaults = field(default_factory=Defaults)
     progress: Callable[[str], None] = lambda stage: None
-    exclusive: Callable[[], AbstractContextManager[object]] = nullcontext
-    """Entered for each measurement; keeps those of other processes of the run away."""
+    exclusive: Callable[[str], AbstractContextManager[object]] = nullcontext
+    """Entered for each measurement with the device's name; keeps away other processes of the run."""
     gate: Gate | None = None
     again: Callable[[str], Mapping[str, schema.Session]] | None = None
     """Runs a test once more in a fresh process, and gives what it measured there by key."""
@@ -80,7 +80,7 @@ class Session:
         effort = self.effort(settings)
         environment = environment_of(target, effort.threads)
         try:
-            with self.exclusive(), watched() as watch:
+            with self.exclusive(target.device.name), watched() as watch:
                 measurement = measure(
                     target,
                     settings.workload,
@@ -194,23 +194,28 @@ class Llm:
         return any(row.comparison.suspect for result in results for row in result.rows if row.comparison)
 
     def _measure_again(self) -> None:
-        assert self._session.again is not None
+        """Everything once more, in one fresh process of the same sitting."""
+        session, evidences = self._session, self._evidence
+        assert session.again is not None
+        assert session.gate is not None
         self._loaded = None
-        self._session.targets.clear()  # the fresh process loads the same
-        self._session.progress("measuring again in a fresh process")
+        session.targets.clear()  # the fresh process loads the same
+        session.progress("measuring again in a fresh process")
+        device = next(iter(evidences.values())).measurement.environment.device
         try:
-            with self._session.exclusive():
-                measured = self._session.again(self._key)
-            for key, evidence in self._evidence.items():
-                if key in measured:
-                    evidence.again.append(measured[key])
-                else:
-                    evidence.unconfirmed = "a fresh process did not measure it"
+            with session.exclusive(device):
+                measured = session.again(self._key)
         except LlmperfError as error:
-            for evidence in self._evidence.values():
+            for evidence in evidences.values():
                 evidence.unconfirmed = str(error)
+            return
         finally:
-            self._session.progress("")
+            session.progress("")
+        for key, evidence in evidences.items():
+            if key in measured:
+                evidence.again.append(measured[key].model_copy(update={"recorded": session.gate.recorded}))
+            else:
+                evidence.unconfirmed = "a fresh process did not measure it"
 
     def load(self, target: object, *, fresh: bool = False, **load: Any) -> Target:
         """Choose the target in the test's body, instead of in the mark.

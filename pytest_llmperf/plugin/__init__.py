@@ -35,6 +35,10 @@ def pytest_configure(config: pytest.Config) -> None:
     except UsageError as error:
         raise pytest.UsageError(str(error)) from None
     config.pluginmanager.register(Seen(config), "llmperf-seen")
+    if config.getoption("dist", "no") != "no":
+        from pytest_llmperf.plugin.xdist import Controller
+
+        config.pluginmanager.register(Controller(config), "llmperf-controller")
 
 
 @pytest.fixture
@@ -78,8 +82,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     from pytest_llmperf.plugin.marks import together_by_target
 
     items[:] = together_by_target(items, measuring)
-    if not config.getoption("collectonly"):
-        working_part(config, len(measuring))
+    if config.getoption("collectonly"):
+        return
+    if hasattr(config, "workerinput"):  # by xdist
+        from pytest_llmperf.plugin.xdist import Worker
+
+        config.pluginmanager.register(Worker(config, measuring), "llmperf-worker")
+    working_part(config, len(measuring))
 
 
 def working_part(config: pytest.Config, measuring: int = 1) -> Running:

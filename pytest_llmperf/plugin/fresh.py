@@ -133,4 +133,3 @@ def main() -> int:
     request = json.loads(Path(sys.argv[1]).read_text())
     sys.path[:] = request["path"]
     return int(pytest.main(request["arguments"], plugins=[Fresh(request)]))
-

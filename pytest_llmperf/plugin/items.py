@@ -14,6 +14,13 @@ def measures(item: pytest.Item) -> bool:
     return any(name in FIXTURES and _is_ours(item, name) for name in getattr(item, "fixturenames", ()))
 
 
+def key_of(item: pytest.Item) -> str:
+    """The test's node id, without the `@group` that xdist appends under `--dist=loadgroup`."""
+    if item.parent is not None and item.config.getoption("loadgroup", False) and item.get_closest_marker("xdist_group"):
+        return f"{item.parent.nodeid}::{item.name}"
+    return item.nodeid
+
+
 def hiding_fixture(item: pytest.Item) -> tuple[str, str] | None:
     """The name and place of a fixture that a test requests in the belief that it is ours."""
     for name in FIXTURES:

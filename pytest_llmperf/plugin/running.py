@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any
 
 import pytest
-from filelock import FileLock
 
 from pytest_llmperf.baselines.environment import commit, cpu_model, nvidia_gpus, versions
 from pytest_llmperf.baselines.store import Store
@@ -20,7 +17,7 @@ from pytest_llmperf.metrics import CATALOGUE, Kind
 from pytest_llmperf.model import Result, Row, plain
 from pytest_llmperf.plugin.config import baselines_folder, is_recording, option
 from pytest_llmperf.plugin.fresh import FRESH, measured_again
-from pytest_llmperf.plugin.items import FIXTURES, hiding_fixture, measures
+from pytest_llmperf.plugin.items import FIXTURES, hiding_fixture, key_of, measures
 from pytest_llmperf.plugin.marks import levels_of
 from pytest_llmperf.plugin.progress import Progress
 from pytest_llmperf.reports.table import row_name
@@ -62,7 +59,7 @@ class Running:
             pytest.fail(f"{item.nodeid}: name the fixture llm among the test's arguments", pytrace=False)
         if LLM not in item.stash:
             with self._told_plainly():
-                llm = Llm(self._session, item.nodeid, levels_of(item))
+                llm = Llm(self._session, key_of(item), levels_of(item))
                 if llm.names_target:
                     _ = llm.target
             item.stash[LLM] = llm
@@ -160,7 +157,7 @@ def _tell(item: pytest.Item, result: Result, *, with_section: bool) -> None:
         from pytest_llmperf.reports.terminal import full_text
 
         item.add_report_section("call", "llmperf", full_text(result))
-    label = result.key.removeprefix(item.nodeid).removeprefix("::")
+    label = result.key.removeprefix(key_of(item)).removeprefix("::")
     properties: list[tuple[str, object]] = [
         (_property(label, row), row.value) for row in result.rows if row.value is not None
     ]
@@ -173,13 +170,10 @@ def _property(label: str, row: Row) -> str:
     return f"{label}.{row_name(row)}" if label else row_name(row)
 
 
-def _exclusive(config: pytest.Config) -> Callable[[], AbstractContextManager[object]]:
-    """Keeps the measurements of parallel workers (xdist) apart, which would disturb each other."""
-    workerinput = getattr(config, "workerinput", None)
-    if workerinput is None:
-        return nullcontext
-    path = Path(tempfile.gettempdir()) / f"llmperf-{workerinput['testrunuid']}.lock"
-    return lambda: FileLock(path)
+def _exclusive(config: pytest.Config) -> Callable[[str], AbstractContextManager[object]]:
+    """Keeps the rest of a run of parallel workers (xdist) away from a measurement."""
+    worker = config.pluginmanager.get_plugin("llmperf-worker")
+    return nullcontext if worker is None else worker.exclusive
 
 
 def _gate(config: pytest.Config, measuring: int) -> Gate:

@@ -73,7 +73,8 @@ def worse(metric: Metric) -> int:
 def judge_timed(base: float, estimate: Estimate, metric: Metric, tolerance: float, alpha: float) -> Comparison:
     """A timed metric against its baseline; `base` is what is shown of it."""
     verdict = decide(estimate, tolerance, alpha=alpha)
-    change, spread = math.expm1(worse(metric) * estimate.change), math.expm1(estimate.spread)
+    ratio = math.exp(worse(metric) * estimate.change)
+    change, spread = ratio - 1, ratio * math.sinh(estimate.spread)
     quiet = verdict is Verdict.INCONCLUSIVE and abs(estimate.change) < math.log1p(tolerance)
     if quiet:
         note = f"no change seen (± {percent(spread)})"

@@ -207,47 +207,6 @@ def test_junit_has_figures_once_after_a_rerun(suite: pytest.Pytester) -> None:
     assert figures["verdict"] == "BROKEN"
 
 
-XDIST = """
-@llm_perf(ALWAYS, model=FAST)
-@pytest.mark.parametrize("n", [8, 16, 32])
-def test_good(llm, n):
-    llm.measure(prompt_tokens=n)
-
-@llm_perf(NEVER, model=FAST)
-def test_bad(llm):
-    llm.measure("first")
-    llm.measure("second", limits=[ALWAYS])
-
-def test_ordinary():
-    pass
-"""
-
-
-def test_xdist_shows_the_same_rows_and_verdicts(suite: pytest.Pytester) -> None:
-    suite.makepyfile(test_chat=HEAD + XDIST, test_more=HEAD + TWO)
-    alone = suite.runpytest()
-    spread = suite.runpytest_subprocess("-n2", "--junitxml=spread.xml")
-    for result in (alone, spread):
-        result.assert_outcomes(passed=5, failed=2)
-        result.stdout.fnmatch_lines(["7 measured: 2 broken, 5 ok"])
-    assert sorted(rows(spread)) == sorted(rows(alone))
-    assert len(rows(alone)) == 7
-    cases = ElementTree.parse(suite.path / "spread.xml").getroot().iter("testcase")
-    verdicts = {f"{case.attrib['classname']}.{case.attrib['name']}": properties(case) for case in cases}
-    assert verdicts["test_chat.test_good[16]"]["verdict"] == "OK"
-    assert verdicts["test_chat.test_bad"]["first.verdict"] == "BROKEN"
-    assert verdicts["test_more.test_bad"]["verdict"] == "BROKEN"
-    assert verdicts["test_chat.test_ordinary"] == {}
-
-
-def test_collection_errors_are_the_same_under_xdist(suite: pytest.Pytester) -> None:
-    suite.makepyfile(test_chat=HEAD + "@llm_perf(rouds=3)\ndef test_chat(llm):\n    llm.measure()\n")
-    result = suite.runpytest_subprocess("-n2")
-    result.stdout.fnmatch_lines(["test_chat.py:*rouds=3: no such keyword; did you mean 'rounds'?"])
-    result.assert_outcomes(errors=1)
-    assert "INTERNALERROR" not in result.stdout.str()
-
-
 def test_a_unittest_class_with_the_mark_runs_as_ever(suite: pytest.Pytester) -> None:
     result = run(
         suite,
