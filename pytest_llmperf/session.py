@@ -6,13 +6,11 @@ import dataclasses
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_llmperf import metrics
-from pytest_llmperf.baselines import schema
 from pytest_llmperf.baselines.environment import environment_of
 from pytest_llmperf.errors import LlmperfError, UsageError
-from pytest_llmperf.gate import Evidence, Gate, judge
 from pytest_llmperf.measure import Effort, Need, measure
 from pytest_llmperf.measure.conditions import watched
 from pytest_llmperf.model import Limit, Measurement, Result, Round, Sample, Tolerance, Unknown
@@ -22,6 +20,10 @@ from pytest_llmperf.targets import LoadOptions, Reference, Target, resolve
 from pytest_llmperf.targets.cache import TargetCache
 from pytest_llmperf.verdict.rule import straddles
 from pytest_llmperf.verdict.statistics import interval, supported
+
+if TYPE_CHECKING:  # what a gate brings along is for those who measure, not for those who name a type
+    from pytest_llmperf.baselines import schema
+    from pytest_llmperf.gate import Evidence, Gate
 
 PRECISION = 0.02
 """Rounds go on until the 95 % interval of each gating timed metric is this narrow, as ± share of its median."""
@@ -96,6 +98,8 @@ class Session:
 
     def judge(self, evidence: Evidence) -> Result:
         """Its limits, and its comparison with the baseline."""
+        from pytest_llmperf.gate import judge
+
         return judge(evidence, self.gate, judged=not self.defaults.smoke)
 
 
@@ -160,6 +164,8 @@ class Llm:
             raise UsageError(f"{key} was measured before: give each measure() of a test a label of its own")
         target = self._target(settings)
         load_time, self._load_time = self._load_time, Measurement.load
+        from pytest_llmperf.gate import Evidence
+
         measurement = self._session.measure(target, load_time, settings)
         self._evidence[key] = Evidence(key, measurement, settings, label or "")
         return measurement
