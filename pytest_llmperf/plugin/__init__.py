@@ -5,7 +5,7 @@ A test *measures* if it carries the mark itself or requests the fixture `llm` (o
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
