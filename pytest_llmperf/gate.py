@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any
 
 from pytest_llmperf import metrics
@@ -83,7 +84,7 @@ class Gate:
             recorded=self.recorded,
             commit=commit,
             dirty=dirty,
-            target=measurement.target,
+            target=_portable(measurement.target),
             options=_options(measurement, settings),
             versions=dict(environment.versions),
             machine=dict(environment.machine),
@@ -229,6 +230,11 @@ def _options(measurement: Measurement, settings: Settings) -> dict[str, Any]:
     """How the target was loaded and run, in plain data."""
     load = {f"load.{name}": value if _is_plain(value) else repr(value) for name, value in settings.load.items()}
     return {"dtype": measurement.environment.dtype, "threads": measurement.environment.threads, **load}
+
+
+def _portable(target: str) -> str:
+    """A folder by its name alone: where it lies is the machine's affair."""
+    return PurePath(target).name if PurePath(target).is_absolute() else target
 
 
 def _is_plain(value: object) -> bool:
