@@ -14,6 +14,7 @@ import yaml
 from markdown_it import MarkdownIt
 
 from pytest_llmperf import cli
+from pytest_llmperf.baselines.environment import hardware
 from pytest_llmperf.options import OPTIONS
 from pytest_llmperf.reports.catalogue import catalogue_markdown
 
@@ -86,6 +87,8 @@ def check_command(suite: pytest.Pytester, command: str) -> None:
         assert (ROOT / arguments[0]).is_file(), command
         check = ["bash", "-n"] if program == "bash" else [sys.executable, "-m", "py_compile"]
         subprocess.run([*check, str(ROOT / arguments[0])], check=True)
+    elif program == "git":
+        assert arguments == ["add", "baselines"], command
     elif program == "llmperf":
         cli._parser().parse_args(arguments)
     elif program == "pytest":
@@ -103,8 +106,31 @@ def test_an_ini_block_is_accepted(pytester: pytest.Pytester, block: Block) -> No
     assert pytester.runpytest("--strict-config", "-p", "no:cacheprovider").ret == 0
 
 
-@pytest.mark.parametrize("block", blocks("text"), ids=str)
-def test_the_failure_shown_is_what_a_failure_looks_like(suite: pytest.Pytester, block: Block) -> None:
+def text_block(page: str) -> Block:
+    (block,) = [block for block in blocks("text") if block.page == page]
+    return block
+
+
+def test_every_text_block_is_compared_with_what_it_shows() -> None:
+    assert {block.page for block in blocks("text")} == {"README.md", "baselines.md"}
+
+
+def test_the_folders_shown_are_those_that_are_written(suite: pytest.Pytester) -> None:
+    folder = suite.mkdir("tests")
+    (folder / "test_chat.py").write_text(blocks("python")[0].text)
+    suite.runpytest("--llmperf-update", "--llmperf-max-time=0.2").assert_outcomes(passed=1)
+    written = {path for path in suite.path.glob("baselines/**/*") if path.is_file()}
+    written.add(suite.path / "baselines" / hardware("cpu") / "noise.json")  # written by llmperf calibrate
+    shown = {line.split()[0].replace("cpu-amd-epyc-2c", hardware("cpu")) for line in lines_of("baselines.md")}
+    assert {path.relative_to(suite.path).as_posix() for path in written} == shown
+
+
+def lines_of(page: str) -> list[str]:
+    return text_block(page).text.splitlines()
+
+
+def test_the_failure_shown_is_what_a_failure_looks_like(suite: pytest.Pytester) -> None:
+    block = text_block("README.md")
     shown_test = blocks("python")[0].text
     suite.makepyfile(test_chat=shown_test.replace("tpot_ms < 200", "tpot_ms < 0.005"))
     output = suite.runpytest("--llmperf-max-time=0.2").stdout.str()
