@@ -329,7 +329,7 @@ def test_chat(llm):
     result.stdout.fnmatch_lines(["E*RuntimeError: engine is down"])
 
 
-def test_a_measurement_with_neither_limits_nor_baseline_passes_and_says_how_to_record_one(
+def test_a_measurement_without_limits_and_baseline_passes_and_says_how_to_record_one(
     suite: pytest.Pytester,
 ) -> None:
     suite.makepyfile(HEAD + "@llm_perf(model=FAST)\ndef test_chat(llm):\n    llm.measure()\n")
