@@ -147,13 +147,15 @@ class _Comparing:
         self.disturbance = evidence.measurement.conditions.disturbance(self.environment.threads or 1)
 
     def complete(self, result: Result) -> Result:
-        rows = {(row.metric, row.statistic): row for row in result.rows}
+        rows = list(result.rows)  # not by name: two limits may bracket one metric
         for metric in filter(self.rules.gates, metrics.CATALOGUE.values()):
             comparison = self._compared(metric)
             if comparison is not None:
-                row = rows.get((metric.name, "median")) or Row(metric.name, "median", metric.unit, None)
-                rows[metric.name, "median"] = _with(row, comparison)
-        judged = [self._by_options(row) for row in rows.values()]
+                if not any(_is_median_of(metric, row) for row in rows):
+                    rows.append(Row(metric.name, "median", metric.unit, None))
+                place = next(place for place, row in enumerate(rows) if _is_median_of(metric, row))
+                rows[place] = _with(rows[place], comparison)
+        judged = [self._by_options(row) for row in rows]
         broken = any(row.verdict is Verdict.BROKEN for row in judged)
         new = self._why_new()
         return dataclasses.replace(
@@ -207,6 +209,10 @@ class _Comparing:
             sessions=self.head,
         )
         return recording.model_dump()
+
+
+def _is_median_of(metric: Metric, row: Row) -> bool:
+    return (row.metric, row.statistic) == (metric.name, "median")
 
 
 def _with(row: Row, comparison: Comparison) -> Row:

@@ -66,6 +66,14 @@ def _strict(text: str) -> frozenset[str]:
     return frozenset(STRICT if "all" in words else words)
 
 
+def _tolerance(text: str) -> float:
+    try:
+        number: object = float(text)
+    except ValueError:
+        number = text
+    return fraction(number)
+
+
 def _truth(text: str) -> bool:
     if text not in ("true", "false"):
         raise ValueError("expected true or false")
@@ -131,7 +139,7 @@ _OPTIONS = (
     _option("sessions", _whole, 1, "K", "with update or append: measure in K processes (default: 1)"),
     _switch("force", "record also what breaks a limit or was measured while disturbed", in_ini=True),
     _switch("prune", "drop baselines of tests that no longer exist (full runs only)"),
-    _option("tolerance", fraction, 0.05, "5%", "how much slower than its baseline a test may be (default: 5%)"),
+    _option("tolerance", _tolerance, 0.05, "5%", "how much slower than its baseline a test may be (default: 5%)"),
     _option(
         "strict",
         _strict,

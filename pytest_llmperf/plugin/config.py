@@ -15,12 +15,11 @@ def add_options(parser: pytest.Parser) -> None:
     """Each option on the command line and, where it may stand there, in the ini file."""
     group = parser.getgroup("llmperf", "speed and memory of language models")
     for known in OPTIONS.values():
+        told = known.help.replace("%", "%%")  # argparse formats it
         if known.flag and known.switch:
-            group.addoption(known.flag, dest=known.ini, action="store_true", default=None, help=known.help)
+            group.addoption(known.flag, dest=known.ini, action="store_true", default=None, help=told)
         elif known.flag:
-            group.addoption(
-                known.flag, dest=known.ini, action="store", default=None, metavar=known.metavar, help=known.help
-            )
+            group.addoption(known.flag, dest=known.ini, action="store", default=None, metavar=known.metavar, help=told)
         if known.in_ini:
             parser.addini(known.ini, known.help, type="string", default=None)
 
@@ -56,6 +55,8 @@ def check_options(config: pytest.Config) -> None:
     """
     for name in OPTIONS:
         option(config, name)
+    if baselines_folder(config).is_file():  # also a test file that stood where a value was missing
+        raise UsageError(f"--llmperf-baselines={option(config, 'baselines')}: this is a file, expected a folder")
     _check_recording(config)
     if option(config, "prune"):
         _check_full_run(config)

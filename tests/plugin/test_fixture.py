@@ -45,7 +45,7 @@ def test_chat(llm):
     )
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(
-        ["*test_chat *8→4*OK", "*test_chat::long*64→4*OK", "*test_chat::longer*128→4*OK", "3 measured: 3 ok"]
+        ["*test_chat *8→4*NEW", "*test_chat::long*64→4*NEW", "*test_chat::longer*128→4*NEW", "3 measured: 3 new"]
     )
 
 
@@ -255,7 +255,7 @@ def test_holds(measured):
 """,
     )
     result.assert_outcomes(failed=1, passed=1)
-    result.stdout.fnmatch_lines(["BROKEN ttft_ms *", "2 measured: 1 broken, 1 ok"])
+    result.stdout.fnmatch_lines(["BROKEN ttft_ms *", "2 measured: 1 broken, 1 new"])
 
 
 def test_the_fixture_can_be_used_by_name_alone(suite: pytest.Pytester) -> None:
@@ -337,7 +337,7 @@ def test_chat(llm, llmperf):
 """,
     )
     result.assert_outcomes(passed=1)
-    result.stdout.fnmatch_lines(["1 measured: 1 ok"])
+    result.stdout.fnmatch_lines(["1 measured: 1 new"])
 
 
 def test_a_suite_with_an_llm_fixture_of_its_own_and_no_mark_is_left_alone(suite: pytest.Pytester) -> None:

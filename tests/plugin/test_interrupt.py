@@ -49,7 +49,9 @@ def interrupt(suite: pytest.Pytester, text: str, *arguments: str) -> pytest.RunR
 def test_ctrl_c_ends_the_run_and_shows_what_was_done(suite: pytest.Pytester) -> None:
     result = interrupt(suite, SUITE.format(error="KeyboardInterrupt"))
     assert result.ret == pytest.ExitCode.INTERRUPTED
-    result.stdout.fnmatch_lines(["*= llmperf =*", "  test_done *8→4*OK", "1 measured: 1 ok", "*! KeyboardInterrupt !*"])
+    result.stdout.fnmatch_lines(
+        ["*= llmperf =*", "  test_done *8→4*NEW", "1 measured: 1 new", "*! KeyboardInterrupt !*"]
+    )
     text = result.stdout.str() + result.stderr.str()
     assert "Traceback" not in text
     assert "pytest_llmperf/" not in text
@@ -75,7 +77,7 @@ def test_ctrl_c_in_the_second_measurement_of_a_test_ends_the_run(suite: pytest.P
     result = interrupt(suite, text)
     assert result.ret == pytest.ExitCode.INTERRUPTED
     assert gc.isenabled()
-    result.stdout.fnmatch_lines(["  test_done *8→4*OK"])
+    result.stdout.fnmatch_lines(["  test_done *8→4*NEW"])
     assert "Traceback" not in result.stdout.str() + result.stderr.str()
 
 
@@ -115,7 +117,7 @@ def test_chat(llm, monkeypatch):
 def test_an_exit_asked_for_while_measuring_ends_the_run_and_shows_what_was_done(suite: pytest.Pytester) -> None:
     result = interrupt(suite, SUITE.replace("raise {error}", "pytest.exit('enough')"))
     assert result.ret == pytest.ExitCode.INTERRUPTED
-    result.stdout.fnmatch_lines(["  test_done *8→4*OK", "1 measured: 1 ok", "*Exit: enough*"])
+    result.stdout.fnmatch_lines(["  test_done *8→4*NEW", "1 measured: 1 new", "*Exit: enough*"])
     assert gc.isenabled()
 
 
@@ -123,4 +125,4 @@ def test_any_other_error_in_a_round_puts_the_collector_back_and_the_run_goes_on(
     result = interrupt(suite, SUITE.format(error="MemoryError('of the engine')"))
     result.assert_outcomes(passed=2, failed=1)
     assert gc.isenabled()
-    result.stdout.fnmatch_lines(["E*MemoryError: of the engine", "2 measured: 1 ok, 1 without limits"])
+    result.stdout.fnmatch_lines(["E*MemoryError: of the engine", "2 measured: 2 new"])

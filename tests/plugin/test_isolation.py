@@ -135,7 +135,7 @@ def test_chat(llm):
     for _ in range(2):
         result = suite.runpytest()
         result.assert_outcomes(passed=1)
-        result.stdout.fnmatch_lines(["1 measured: 1 without limits"])
+        result.stdout.fnmatch_lines(["1 measured: 1 new"])
 
 
 def test_a_measurement_leaves_the_garbage_collector_as_it_was(suite: pytest.Pytester) -> None:

@@ -34,9 +34,9 @@ def test_chat(llm):
     assert m.tpot_ms < m.latency_ms
 """
     )
-    result = suite.runpytest()
+    result = suite.runpytest("-v")
     result.assert_outcomes(passed=1)
-    result.stdout.fnmatch_lines(["*= llmperf =*", "*test_chat*8→4*OK*", "1 measured: 1 ok"])
+    result.stdout.fnmatch_lines(["*= llmperf =*", "*ttft_ms*< 60000*OK*", "*tpot_ms*< 60000*OK*", "1 measured: 1 new"])
 
 
 def test_a_limit_that_breaks_fails_the_test_and_names_the_figures(suite: pytest.Pytester) -> None:
@@ -287,7 +287,7 @@ def test_chat(llm):
     result = suite.runpytest()
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
-        ["test_*.py::test_chat::bad", "*good*OK*", "*bad*BROKEN*", "2 measured: 1 broken, 1 ok"]
+        ["test_*.py::test_chat::bad", "*good*NEW*", "*bad*BROKEN*", "2 measured: 1 broken, 1 new"]
     )
 
 
@@ -329,8 +329,23 @@ def test_chat(llm):
     result.stdout.fnmatch_lines(["E*RuntimeError: engine is down"])
 
 
-def test_a_measurement_without_limits_passes_and_is_counted_so(suite: pytest.Pytester) -> None:
+def test_a_measurement_without_limits_and_baseline_passes_and_says_how_to_record_one(
+    suite: pytest.Pytester,
+) -> None:
     suite.makepyfile(HEAD + "@llm_perf(model=FAST)\ndef test_chat(llm):\n    llm.measure()\n")
     result = suite.runpytest()
     result.assert_outcomes(passed=1)
-    result.stdout.fnmatch_lines(["1 measured: 1 without limits"])
+    result.stdout.fnmatch_lines(
+        ["*test_chat*NEW", "1 measured: 1 new", "NEW: no baseline for cpu-* (pytest --llmperf-update records what is*"]
+    )
+
+
+def test_a_measurement_works_where_git_does_not(suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    suite.makepyfile(HEAD + "@llm_perf(ALWAYS, model=FAST)\ndef test_chat(llm):\n    llm.measure()\n")
+    for path in (None, str(suite.path)):  # the folder is no repository, and then there is no git either
+        if path is not None:
+            monkeypatch.setenv("PATH", path)
+        result = suite.runpytest(*(["--llmperf-update"] if path else []))
+        result.assert_outcomes(passed=1)
+        result.stdout.fnmatch_lines(["*test_chat*NEW"])
+    result.stdout.fnmatch_lines(["baselines: 0 updated, 1 new, 0 unchanged"])

@@ -71,7 +71,7 @@ def test_an_expected_failure_whose_limit_holds_is_xpassed_when_not_strict(suite:
 def test_a_skipped_test_measures_nothing(suite: pytest.Pytester) -> None:
     result = run(suite, "@pytest.mark.skip(reason='later')" + TWO)
     result.assert_outcomes(skipped=1, passed=1)
-    assert rows(result) == [("test_good", "8→4", "OK")]
+    assert rows(result) == [("test_good", "8→4", "NEW")]
 
 
 def test_a_rerun_takes_the_place_of_what_it_repeats(suite: pytest.Pytester) -> None:
@@ -85,14 +85,14 @@ def test_chat(llm):
 """
     result = run(suite, text, "--reruns", "1")
     result.stdout.fnmatch_lines(["*= 1 passed, 1 rerun in *"])
-    assert rows(result) == [("test_chat", "8→4", "OK")]
-    result.stdout.fnmatch_lines(["1 measured: 1 ok"])
+    assert rows(result) == [("test_chat", "8→4", "NEW")]
+    result.stdout.fnmatch_lines(["1 measured: 1 new"])
 
 
 def test_a_test_that_stays_broken_over_reruns_fails_and_is_listed_once(suite: pytest.Pytester) -> None:
     result = run(suite, TWO, "--reruns", "2")
     result.stdout.fnmatch_lines(["*= 1 failed, 1 passed, 2 rerun in *"])
-    assert rows(result) == [("test_bad", "8→4", "BROKEN"), ("test_good", "8→4", "OK")]
+    assert rows(result) == [("test_bad", "8→4", "BROKEN"), ("test_good", "8→4", "NEW")]
 
 
 def test_x_stops_at_the_first_broken_limit(suite: pytest.Pytester) -> None:
@@ -116,7 +116,7 @@ def test_lf_runs_only_what_was_broken(suite: pytest.Pytester) -> None:
 def test_it_works_without_the_plugin(suite: pytest.Pytester, plugin: str) -> None:
     result = run(suite, TWO, "-p", f"no:{plugin}")
     result.assert_outcomes(failed=1, passed=1)
-    result.stdout.fnmatch_lines(["2 measured: 1 broken, 1 ok"])
+    result.stdout.fnmatch_lines(["2 measured: 1 broken, 1 new"])
 
 
 def test_it_works_without_the_terminal_reporter(suite: pytest.Pytester) -> None:
@@ -174,7 +174,7 @@ def properties(case: ElementTree.Element) -> dict[str, str]:
 def test_junit_has_the_figures_as_numbers_and_the_verdict(suite: pytest.Pytester) -> None:
     cases = junit(suite, JUNIT)
     figures = properties(cases["test_good"])
-    assert figures.pop("verdict") == "OK"
+    assert figures.pop("verdict") == "NEW"
     for metric in ("ttft_ms", "tpot_ms", "itl_ms", "itl_ms.p50", "latency_ms", "output_tokens_per_s", "peak_rss_mib"):
         assert float(figures[metric]) > 0
     assert float(figures["latency_ms"]) >= float(figures["ttft_ms"])
@@ -196,7 +196,7 @@ def test_junit_has_a_failure_with_the_whole_message(suite: pytest.Pytester) -> N
 def test_junit_has_each_label_before_its_figures(suite: pytest.Pytester) -> None:
     figures = properties(junit(suite, JUNIT)["test_labels"])
     assert figures["mine"] == "kept"
-    assert figures["short.verdict"] == "OK"
+    assert figures["short.verdict"] == "NEW"
     assert float(figures["short.ttft_ms"]) > 0
     assert float(figures["long.ttft_ms"]) > 0
     assert not {"ttft_ms", "verdict"} & figures.keys()
@@ -246,7 +246,7 @@ class TestChat(unittest.TestCase):
 """,
     )
     result.assert_outcomes(passed=1, failed=1)
-    assert {row[0]: row[-1] for row in rows(result)} == {"TestChat::test_bad": "BROKEN", "TestChat::test_good": "OK"}
+    assert {row[0]: row[-1] for row in rows(result)} == {"TestChat::test_bad": "BROKEN", "TestChat::test_good": "NEW"}
 
 
 def test_a_wrong_mark_on_a_unittest_class_that_measures_is_told(suite: pytest.Pytester) -> None:
@@ -294,7 +294,7 @@ def test_chat(llm, server):
 """,
     )
     result.assert_outcomes(passed=1, errors=1)
-    assert rows(result) == [("test_chat", "8→4", "OK")]
+    assert rows(result) == [("test_chat", "8→4", "NEW")]
 
 
 def test_warnings_as_errors_find_nothing_in_a_measurement(suite: pytest.Pytester) -> None:

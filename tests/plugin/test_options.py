@@ -307,7 +307,12 @@ BAD = [
     ("--llmperf-device", "llmperf_device", "cdua", "did you mean 'cuda'?"),
     ("--llmperf-dtype", "llmperf_dtype", "flaot16", "did you mean 'float16'?"),
     ("--llmperf-dtype", "llmperf_dtype", "int4", "float32"),
+    ("--llmperf-baselines", "llmperf_baselines", " ", "a folder"),
+    ("--llmperf-sessions", "llmperf_sessions", "some", "a whole number of at least 1"),
+    ("--llmperf-tolerance", "llmperf_tolerance", "5", "write '5%'"),
+    ("--llmperf-strict", "llmperf_strict", "newer", "did you mean 'new'?"),
 ]
+SWITCHES = ["--llmperf-update", "--llmperf-append", "--llmperf-force", "--llmperf-prune"]
 
 
 @pytest.mark.parametrize(("flag", "ini", "value", "expected"), BAD)
@@ -324,7 +329,13 @@ def test_a_bad_value_on_the_command_line_is_misuse(
 
 @pytest.mark.parametrize(
     ("ini", "value", "expected"),
-    [*(row[1:] for row in BAD), ("llmperf_missing_device", "skipp", "did you mean 'skip'?")],
+    [
+        *(row[1:] for row in BAD if row[2].strip()),
+        ("llmperf_missing_device", "skipp", "did you mean 'skip'?"),
+        ("llmperf_force", "yes", "true or false"),
+        ("llmperf_gate", "latency", "did you mean 'latency_ms'?"),
+        ("llmperf_gate", "load_s", "reported, never compared; set a limit instead"),
+    ],
 )
 def test_a_bad_value_in_the_ini_file_is_misuse(suite: pytest.Pytester, ini: str, value: str, expected: str) -> None:
     result = run(suite, "def test_ordinary():\n    pass\n", ini=f"{ini} = {value}")
@@ -352,12 +363,58 @@ def test_an_option_without_its_value_is_misuse(suite: pytest.Pytester, flag: str
     assert f"argument {flag}: expected one argument" in result.stderr.str()
 
 
+@pytest.mark.parametrize("flag", SWITCHES)
+def test_a_switch_takes_no_value(suite: pytest.Pytester, flag: str) -> None:
+    result = run(suite, "def test_ordinary():\n    pass\n", f"{flag}=yes")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert f"argument {flag}: ignored explicit argument 'yes'" in result.stderr.str()
+
+
+@pytest.mark.parametrize("name", ["update", "append", "prune"])
+def test_what_changes_baselines_cannot_stand_in_the_ini_file(suite: pytest.Pytester, name: str) -> None:
+    text = "def test_ordinary():\n    pass\n"
+    result = run(suite, text, "--strict-config", ini=f"llmperf_{name} = true")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert f"Unknown config option: llmperf_{name}" in told(result)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["--llmperf-update", "--llmperf-append"], "one replaces the baseline, the other extends it"),
+        (["--llmperf-sessions=2"], "--llmperf-sessions goes with --llmperf-update or --llmperf-append"),
+        (["--llmperf-force"], "--llmperf-force goes with --llmperf-update or --llmperf-append"),
+        (["--llmperf-update", "--llmperf=smoke"], "--llmperf-update with --llmperf=smoke: nothing is measured"),
+        (["--llmperf-append", "--llmperf=off"], "--llmperf-append with --llmperf=off: nothing is measured"),
+        (["--llmperf-prune", "-k", "ordinary"], "--llmperf-prune with -k: "),
+        (["--llmperf-prune", "test_chat.py"], "--llmperf-prune with a choice of paths: "),
+        (["--llmperf-prune", "-x"], "--llmperf-prune with -x or --maxfail: "),
+    ],
+)
+def test_options_that_contradict_each_other_are_misuse(suite: pytest.Pytester, given: list[str], expected: str) -> None:
+    result = run(suite, "def test_ordinary():\n    pass\n", *given)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert expected in next(line for line in result.stderr.lines if line.startswith("ERROR: "))
+
+
+@pytest.mark.parametrize("flag", ["--llmperf-update", "--llmperf-append", "--llmperf-prune"])
+def test_what_changes_baselines_cannot_stand_in_addopts(suite: pytest.Pytester, flag: str) -> None:
+    suite.makeini(f"[pytest]\naddopts = {flag}\n")
+    suite.makepyfile("def test_ordinary():\n    pass\n")
+    result = suite.runpytest()
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert f"{flag} stands in addopts, and would change the baselines on every run" in result.stderr.str()
+
+
 def test_help_shows_each_option_with_what_it_takes(suite: pytest.Pytester) -> None:
     text = suite.runpytest("--help").stdout.str()
     assert "\nspeed and memory of language models:\n" in text
     for flag in FLAGS:
-        assert re.search(rf"^  {flag}=[A-Z|a-z]+\s", text, re.MULTILINE), flag
-    for ini in {*(row[1] for row in BAD), "llmperf_missing_device"}:
+        assert re.search(rf"^  {flag}=\S+\s", text, re.MULTILINE), flag
+    for flag in SWITCHES:
+        assert re.search(rf"^  {flag}\s", text, re.MULTILINE), flag
+    assert "(default: 5%)" in " ".join(text.split())
+    for ini in {*(row[1] for row in BAD), "llmperf_missing_device", "llmperf_force", "llmperf_gate"}:
         assert re.search(rf"^  {ini} \(string\):", text, re.MULTILINE), ini
 
 

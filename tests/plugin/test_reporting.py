@@ -67,19 +67,23 @@ def test_by_default_the_run_ends_with_a_row_per_measurement(suite: pytest.Pytest
     assert lines[1].split() == ["test", "tokens", "ttft_ms", "tpot_ms", "peak", "MiB", "verdict"]
     rows = [line.split() for line in lines[3:7]]
     assert [(row[0], row[1], row[-1]) for row in rows] == [
-        ("test_good", "8→4", "OK"),
+        ("test_good", "8→4", "NEW"),
         ("test_bad", "8→4", "BROKEN"),
-        ("test_free", "8→4", "–"),
+        ("test_free", "8→4", "NEW"),
         ("test_few", "8→4", "INCONCLUSIVE"),
     ]
-    assert lines[7:] == ["", "4 measured: 1 broken, 1 inconclusive, 1 ok, 1 without limits"]
+    assert lines[7:9] == ["", "4 measured: 1 broken, 1 inconclusive, 2 new"]
+    assert re.fullmatch(
+        r"NEW: no baseline for cpu-\S+ \(pytest --llmperf-update records what is measured\)", " ".join(lines[9:])
+    )
 
 
 def test_each_module_has_a_table_of_its_own(suite: pytest.Pytester) -> None:
     suite.makepyfile(test_more=HEAD + ONE)
     lines = summary(run(suite, ONE))
     assert [line for line in lines if line.startswith("test_")] == ["test_chat.py", "test_more.py"]
-    assert lines[-1] == "2 measured: 2 ok"
+    assert "2 measured: 2 new" in lines
+    assert sum(line.startswith("NEW: ") for line in lines) == 1, "each thing is told once"
 
 
 def test_a_batch_is_shown_in_the_tokens(suite: pytest.Pytester) -> None:
@@ -105,12 +109,12 @@ def test_chat(llm):
     )
     row = next(line for line in summary(result) if "test_chat " in line).split()
     assert float(row[-2]) > 0.1
-    assert row[-1] == "OK"
+    assert row[-1] == "NEW"
 
 
 def test_q_prints_one_line_of_ours(suite: pytest.Pytester) -> None:
     result = run(suite, ONE, "-q")
-    assert [line for line in result.stdout.lines if "llmperf" in line] == ["llmperf: 1 measured: 1 ok"]
+    assert [line for line in result.stdout.lines if "llmperf" in line] == ["llmperf: 1 measured: 1 new"]
     assert "tpot_ms" not in result.stdout.str()
 
 
@@ -143,7 +147,8 @@ def test_chat(llm):
     assert rows.keys() - {"itl_ms.max"} == CATALOGUE.keys() - set(unknown[1].split())
     assert re.search(r" ms +< 60000 +OK", rows["ttft_ms"])
     assert re.search(r" ms +< 60000 +OK", rows["itl_ms.max"])
-    assert rows["peak_memory_mib"].rstrip().endswith("MiB"), "no limit, no verdict"
+    assert re.search(r" MiB +NEW", rows["peak_memory_mib"]), "gates, and has no baseline"
+    assert rows["activations_mib"].rstrip().endswith("MiB"), "no limit and no gate, no verdict"
     assert "samples" not in result.stdout.str()
 
 
@@ -210,6 +215,8 @@ def test_colours_are_used_where_they_are_wanted(suite: pytest.Pytester) -> None:
     shown = [line for line in result.stdout.lines if "test_bad" in line and "8→4" in line]
     assert re.search(r"\x1b\[[\d;]*31mBROKEN", shown[0]), "red"
     shown = [line for line in result.stdout.lines if "test_good" in line and "8→4" in line]
+    assert re.search(r"\x1b\[[\d;]*36mNEW", shown[0]), "cyan"
+    shown = [line for line in run(suite, MIXED, "--color=yes", "-v").stdout.lines if "< 60000" in line]
     assert re.search(r"\x1b\[[\d;]*32mOK", shown[0]), "green"
 
 
@@ -274,7 +281,7 @@ def test_a_wide_terminal_shows_throughput_in_the_overview(
 
 def test_the_summary_stands_before_pytests_last_line(suite: pytest.Pytester) -> None:
     result = run(suite, ONE)
-    result.stdout.fnmatch_lines(["*= llmperf =*", "1 measured: 1 ok", "*= 1 passed in *"])
+    result.stdout.fnmatch_lines(["*= llmperf =*", "1 measured: 1 new", "*= 1 passed in *"])
 
 
 def test_smoke_is_said_in_the_summary(suite: pytest.Pytester) -> None:

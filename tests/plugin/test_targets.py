@@ -220,7 +220,7 @@ def test_chat(llm):
 """,
     )
     result.assert_outcomes(passed=1)
-    assert_told_plainly(result, "1 measured: 1 ok")
+    assert_told_plainly(result, "1 measured: 1 new")
 
 
 def test_a_module_without_generate_is_told_how_to_wrap_it(suite: pytest.Pytester) -> None:

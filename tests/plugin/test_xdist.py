@@ -58,12 +58,12 @@ def test_the_rows_and_verdicts_are_the_same(suite: pytest.Pytester, temp: Path) 
     result = spread(suite, "--junitxml=spread.xml")
     for one in (alone, result):
         one.assert_outcomes(passed=5, failed=2)
-        one.stdout.fnmatch_lines(["7 measured: 2 broken, 5 ok"])
+        one.stdout.fnmatch_lines(["7 measured: 2 broken, 5 new"])
     assert sorted(rows(result)) == sorted(rows(alone))
     assert len(rows(alone)) == 7
     cases = ElementTree.parse(suite.path / "spread.xml").getroot().iter("testcase")
     verdicts = {f"{case.attrib['classname']}.{case.attrib['name']}": properties(case) for case in cases}
-    assert verdicts["test_chat.test_good[16]"]["verdict"] == "OK"
+    assert verdicts["test_chat.test_good[16]"]["verdict"] == "NEW"
     assert verdicts["test_chat.test_bad"]["first.verdict"] == "BROKEN"
     assert verdicts["test_more.test_bad"]["verdict"] == "BROKEN"
     assert verdicts["test_chat.test_ordinary"] == {}
@@ -178,7 +178,7 @@ def test_ordinary():
     )
     result = spread(suite)
     result.assert_outcomes(passed=5, failed=1)
-    result.stdout.fnmatch_lines(["worker 'gw?' crashed while running 'test_chat.py::test_deadly'", "4 measured: 4 ok"])
+    result.stdout.fnmatch_lines(["worker 'gw?' crashed while running 'test_chat.py::test_deadly'", "4 measured: 4 new"])
     assert list(temp.glob("llmperf-*")) == []
 
 
@@ -249,7 +249,7 @@ def test_every_other_way_to_distribute_works(suite: pytest.Pytester, temp: Path,
     result = spread(suite, f"--dist={dist}")
     times = 2 if dist == "each" else 1
     result.assert_outcomes(failed=times, passed=times)
-    assert sorted(rows(result)) == [("TestChat::test_good", "8→4", "OK"), ("test_bad[a@b]::long", "8→4", "BROKEN")]
+    assert sorted(rows(result)) == [("TestChat::test_good", "8→4", "NEW"), ("test_bad[a@b]::long", "8→4", "BROKEN")]
     assert list(temp.glob("llmperf-*")) == []
 
 
@@ -257,7 +257,7 @@ def test_n0_is_a_run_without_workers(suite: pytest.Pytester, temp: Path) -> None
     suite.makepyfile(test_chat=HEAD + TWO)
     result = suite.runpytest("-n0")
     result.assert_outcomes(failed=1, passed=1)
-    result.stdout.fnmatch_lines(["2 measured: 1 broken, 1 ok"])
+    result.stdout.fnmatch_lines(["2 measured: 1 broken, 1 new"])
 
 
 def test_a_run_that_measures_nothing_pays_nothing(suite: pytest.Pytester, temp: Path) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import platform
+import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pynvml
 import pytest
@@ -13,7 +16,18 @@ import torch
 import transformers
 
 from pytest_llmperf.baselines import environment as environment_module
-from pytest_llmperf.baselines.environment import cpu_model, device_name, environment_of, nvidia_gpus, versions
+from pytest_llmperf.baselines.environment import (
+    _quota,
+    commit,
+    cores,
+    cpu_model,
+    device_name,
+    environment_of,
+    hardware,
+    machine,
+    nvidia_gpus,
+    versions,
+)
 from tests.fakes import FakeClock, FakeTarget
 
 
@@ -35,11 +49,12 @@ def cpuinfo(monkeypatch):
 
 def test_a_target_on_cpu_is_recorded_with_processor_dtype_threads_and_versions(monkeypatch):
     monkeypatch.setattr(environment_module, "cpu_model", lambda: "AMD EPYC 7763")
-    monkeypatch.setattr(environment_module, "_cores", lambda: 2)
+    monkeypatch.setattr(environment_module, "cores", lambda: 2.0)
     target = FakeTarget(FakeClock(), dtype="bfloat16")
     target.device.name = "cpu"
     seen = environment_of(target, 3)
     assert (seen.device, seen.device_name) == ("cpu", "AMD EPYC 7763, 2 cores")
+    assert (seen.hardware, seen.machine) == ("cpu-amd-epyc-7763-2c", {})
     assert (seen.dtype, seen.threads) == ("bfloat16", 3)
     assert seen.versions["python"] == platform.python_version()
     assert seen.versions["torch"] == torch.__version__
@@ -91,10 +106,65 @@ def test_a_processor_that_does_not_say_its_model_is_named_as_the_system_does(cpu
     assert cpu_model() == "arm"
 
 
-@pytest.mark.parametrize(("device", "asked"), [("cuda", 0), ("cuda:1", "cuda:1"), ("cuda×2", 0)])
-def test_a_gpu_is_named_as_cuda_names_it(monkeypatch, device, asked):
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda name: f"NVIDIA H200 of {name}")
-    assert device_name(device) == f"NVIDIA H200 of {asked}"
+@pytest.fixture
+def gpus(monkeypatch):
+    """Lets torch see GPUs of these names."""
+
+    def install(*names):
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: names[index])
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(uuid=f"uuid-{index}"))
+
+    return install
+
+
+H200, A100, SLICE = "NVIDIA H200", "NVIDIA A100-SXM4-80GB", "NVIDIA H100 80GB HBM3 MIG 1g.10gb"
+SEVERAL = (H200, A100, H200, SLICE)
+
+
+@pytest.mark.parametrize(
+    ("device", "name"),
+    [("cuda", H200), ("cuda:1", A100), ("cuda:3", SLICE), ("cuda×1", H200), ("cuda×3", f"{H200}, {A100}")],
+)
+def test_a_gpu_is_named_as_cuda_names_it(gpus, device, name):
+    gpus(*SEVERAL)
+    assert device_name(device) == name
+
+
+@pytest.mark.parametrize(
+    ("device", "key"),
+    [
+        ("cuda:0", "cuda-nvidia-h200-x1"),
+        ("cuda:2", "cuda-nvidia-h200-x1"),
+        ("cuda:3", "cuda-nvidia-h100-80gb-hbm3-mig-1g.10gb-x1"),
+        ("cuda×3", "cuda-nvidia-a100-sxm4-80gb-x1-nvidia-h200-x2"),
+    ],
+)
+def test_the_hardware_of_gpus_names_each_model_and_how_many_whatever_their_order(gpus, device, key):
+    gpus(*SEVERAL)
+    assert hardware(device) == key
+
+
+@pytest.mark.parametrize(
+    ("count", "key", "name"),
+    [
+        (2.0, "cpu-amd-epyc-7763-2c", "AMD EPYC 7763, 2 cores"),
+        (1.5, "cpu-amd-epyc-7763-1.5c", "AMD EPYC 7763, 1.5 cores"),
+        (0.25, "cpu-amd-epyc-7763-0.25c", "AMD EPYC 7763, 0.25 cores"),
+        (100, "cpu-amd-epyc-7763-100c", "AMD EPYC 7763, 100 cores"),
+    ],
+)
+def test_the_hardware_of_a_processor_names_the_cores_it_may_use(monkeypatch, count, key, name):
+    monkeypatch.setattr(environment_module, "cpu_model", lambda: "AMD EPYC 7763")
+    monkeypatch.setattr(environment_module, "cores", lambda: count)
+    assert (hardware("cpu"), device_name("cpu")) == (key, name)
+
+
+@pytest.mark.parametrize(
+    ("model", "key"), [("Apple M3", "mps-apple-m3"), ("???", "mps-unknown"), ("../../etc", "mps-etc")]
+)
+def test_the_hardware_of_an_apple_gpu_is_a_name_for_a_folder(monkeypatch, model, key):
+    monkeypatch.setattr(environment_module, "cpu_model", lambda: model)
+    assert hardware("mps") == key
 
 
 def test_an_apple_gpu_is_named_after_its_processor(monkeypatch):
@@ -103,14 +173,92 @@ def test_an_apple_gpu_is_named_after_its_processor(monkeypatch):
 
 
 def test_cores_are_those_this_process_may_use(monkeypatch):
+    monkeypatch.setattr(environment_module, "_quota", lambda: math.inf)
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 2, 5}, raising=False)
     assert device_name("cpu").endswith(", 3 cores")
 
 
 def test_cores_are_counted_where_there_is_no_affinity(monkeypatch):
+    monkeypatch.setattr(environment_module, "_quota", lambda: math.inf)
     monkeypatch.delattr("os.sched_getaffinity", raising=False)
     monkeypatch.setattr("os.cpu_count", lambda: 12)
     assert device_name("cpu").endswith(", 12 cores")
+
+
+@pytest.mark.parametrize(("quota", "expected"), [(1.5, 1.5), (3, 3), (8.0, 3), (math.inf, 3)])
+def test_a_quota_takes_cores_away_and_gives_none(monkeypatch, quota, expected):
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 2, 5}, raising=False)
+    monkeypatch.setattr(environment_module, "_quota", lambda: quota)
+    assert cores() == expected
+
+
+@pytest.fixture
+def cgroup(tmp_path, monkeypatch):
+    """The quota of a process whose /proc/self/cgroup holds this, where the control groups hold these files."""
+    real = Path.read_text
+
+    def quota(own, **files):
+        def read_text(self, *arguments, **keywords):
+            if str(self) != "/proc/self/cgroup":
+                return real(self, *arguments, **keywords)
+            if own is None:
+                raise FileNotFoundError(self)
+            return own
+
+        monkeypatch.setattr(Path, "read_text", read_text)
+        for name, text in files.items():
+            path = tmp_path / "cgroup" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        return _quota(tmp_path / "cgroup")
+
+    return quota
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"a/b/cpu.max": "150000 100000\n"}, 1.5),
+        ({"a/b/cpu.max": "max 100000\n"}, math.inf),
+        ({"a/b/cpu.max": "max 100000\n", "a/cpu.max": "50000 200000\n"}, 0.25),
+        ({"a/b/cpu.max": "100000 100000\n", "a/cpu.max": "400000 100000\n"}, 1.0),
+        ({"cpu.max": "200000 100000\n"}, 2.0),
+        ({"a/other/cpu.max": "100000 100000\n"}, math.inf),
+        ({"../cpu.max": "100000 100000\n"}, math.inf),
+        ({"a/b/cpu.max": "unreadable\n"}, math.inf),
+        ({}, math.inf),
+    ],
+)
+def test_the_quota_is_the_least_that_a_control_group_or_one_above_it_grants(cgroup, files, cores):
+    assert cgroup("0::/a/b\n", **files) == cores
+
+
+V1 = "12:cpuset:/docker/x\n4:cpu,cpuacct:/docker/x\n1:name=systemd:/docker/x\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"cpu/docker/x/cpu.cfs_quota_us": "250000\n", "cpu/docker/x/cpu.cfs_period_us": "100000\n"}, 2.5),
+        ({"cpu/docker/x/cpu.cfs_quota_us": "-1\n", "cpu/docker/x/cpu.cfs_period_us": "100000\n"}, math.inf),
+        ({"cpu/docker/cpu.cfs_quota_us": "50000\n", "cpu/docker/cpu.cfs_period_us": "100000\n"}, 0.5),
+        ({"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3.0),
+        ({"cpu/docker/x/cpu.cfs_quota_us": "250000\n"}, math.inf),
+        ({}, math.inf),
+    ],
+)
+def test_the_quota_is_found_in_the_older_form_of_control_groups_too(cgroup, files, cores):
+    assert cgroup(V1, **files) == cores
+
+
+def test_where_both_forms_are_mounted_the_lesser_quota_counts(cgroup):
+    files = {"cpu/x/cpu.cfs_quota_us": "250000", "cpu/x/cpu.cfs_period_us": "100000", "x/cpu.max": "100000 100000"}
+    assert cgroup("4:cpu,cpuacct:/x\n0::/x\n", **files) == 1.0
+
+
+@pytest.mark.parametrize("own", [None, "", "0::/\n"])
+def test_a_system_without_control_groups_sets_no_quota(cgroup, own):
+    assert cgroup(own) == math.inf
 
 
 @pytest.fixture
@@ -144,3 +292,131 @@ def test_a_machine_without_nvml_has_no_gpus(nvml, monkeypatch, fails_at):
     monkeypatch.setattr(pynvml, fails_at, failing)
     assert nvidia_gpus() == []
     assert nvml["open"] == 0
+
+
+# Power limits
+
+
+@pytest.fixture
+def limits(nvml, monkeypatch):
+    """Lets NVML know GPUs by the ids that torch gives, with these limits in milliwatts."""
+
+    def install(*milliwatts):
+        def limit(handle):
+            if handle is None or milliwatts[handle] is None:
+                raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+            return milliwatts[handle]
+
+        known = {f"GPU-uuid-{index}".encode(): index for index in range(len(milliwatts))}
+        monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByUUID", known.get)
+        monkeypatch.setattr(pynvml, "nvmlDeviceGetEnforcedPowerLimit", limit)
+
+    return install
+
+
+@pytest.mark.parametrize(
+    ("device", "recorded"),
+    [
+        ("cuda", "700 W"),
+        ("cuda:0", "700 W"),
+        ("cuda:1", "450 W"),
+        ("cuda×2", "700 W, 450 W"),
+        ("cuda×3", "700 W, 450 W"),
+    ],
+)
+def test_the_power_limits_of_the_gpus_in_use_are_recorded(gpus, limits, nvml, device, recorded):
+    gpus(H200, H200, H200)
+    limits(700_000, 450_000, 700_000)
+    assert machine(device) == {"power limit": recorded}
+    assert nvml["open"] == 0
+
+
+@pytest.mark.parametrize("milliwatts", [(None,), ()], ids=["no limit of its own", "unknown to NVML"])
+def test_a_gpu_whose_power_limit_cannot_be_had_has_none_recorded(gpus, limits, nvml, milliwatts):
+    gpus(SLICE)
+    limits(*milliwatts)
+    assert machine("cuda") == {}
+    assert nvml["open"] == 0
+
+
+def test_an_older_torch_that_knows_no_ids_of_gpus_records_no_power_limit(gpus, limits, nvml, monkeypatch):
+    limits(700_000)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace())
+    assert machine("cuda") == {}
+    assert nvml["open"] == 0
+
+
+def test_without_nvml_no_power_limit_is_recorded(gpus, limits, monkeypatch):
+    gpus(H200)
+    limits(700_000)
+    monkeypatch.setattr(pynvml, "nvmlInit", failing)
+    assert machine("cuda") == {}
+
+
+@pytest.mark.parametrize("device", ["cpu", "mps"])
+def test_only_gpus_of_nvidia_have_a_power_limit(limits, device):
+    limits(700_000)
+    assert machine(device) == {}
+
+
+# Code
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """A git repository with one commit of a module and a baseline."""
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
+    commit.cache_clear()
+    folder = tmp_path / "project"
+    folder.joinpath("baselines").mkdir(parents=True)
+    folder.joinpath("model.py").write_text("speed = 1\n")
+    folder.joinpath("baselines", "test_chat.json").write_text("{}\n")
+    git(folder, "init", "--quiet")
+    git(folder, "add", ".")
+    git(folder, "-c", "user.name=n", "-c", "user.email=e", "commit", "--quiet", "--message=first")
+    yield folder
+    commit.cache_clear()
+
+
+def git(folder, *arguments):
+    return subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def test_the_commit_of_a_clean_working_tree_is_recorded(repository):
+    assert commit(repository, repository / "baselines") == (git(repository, "rev-parse", "HEAD"), False)
+
+
+@pytest.mark.parametrize(
+    ("changed", "dirty"),
+    [("model.py", True), ("untracked.py", False), ("baselines/test_chat.json", False), ("baselines/new.json", False)],
+)
+def test_only_tracked_files_outside_the_baselines_make_the_code_differ(repository, changed, dirty):
+    repository.joinpath(changed).write_text("speed = 2\n")
+    assert commit(repository, repository / "baselines") == (git(repository, "rev-parse", "HEAD"), dirty)
+
+
+def test_a_change_that_is_staged_makes_the_code_differ(repository):
+    repository.joinpath("model.py").write_text("speed = 2\n")
+    git(repository, "add", ".")
+    assert commit(repository, repository / "baselines")[1]
+
+
+def test_a_change_beside_the_baselines_still_makes_the_code_differ(repository):
+    for name in ("model.py", "baselines/test_chat.json"):
+        repository.joinpath(name).write_text("speed = 2\n")
+    assert commit(repository, repository / "baselines")[1]
+
+
+def test_baselines_kept_outside_the_repository_excuse_no_change(repository, tmp_path):
+    repository.joinpath("model.py").write_text("speed = 2\n")
+    assert commit(repository, tmp_path / "elsewhere")[1]
+
+
+def test_a_folder_that_is_no_repository_has_no_commit(tmp_path, monkeypatch):
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert commit(tmp_path, tmp_path / "baselines") == ("", False)
+
+
+def test_a_machine_without_git_has_no_commit(repository, monkeypatch):
+    monkeypatch.setenv("PATH", str(repository))
+    assert commit(repository, repository / "baselines") == ("", False)

@@ -16,6 +16,8 @@ from pytest_llmperf.errors import UsageError
 from pytest_llmperf.metrics import CATALOGUE, summarize
 from pytest_llmperf.model import (
     STATISTICS,
+    Comparison,
+    Conditions,
     Environment,
     Limit,
     Measurement,
@@ -162,7 +164,10 @@ def _measurement() -> Measurement:
             Workload(8, 3),
             (Round((trace,)),),
             memory=Memory(weights=2**20),
-            environment=Environment("cpu", "a processor", "float32", 1, {"torch": "2.13.0"}),
+            environment=Environment(
+                "cpu", "a processor", "cpu-a-processor-1c", "float32", 1, {"torch": "2.13.0"}, {"power limit": "700 W"}
+            ),
+            conditions=Conditions(foreign=0.5, processors=2),
         )
     )
 
@@ -214,7 +219,16 @@ def test_a_measurement_as_json_holds_metrics_rounds_memory_and_reasons() -> None
         "concurrency": 1,
         "prompt": None,
     }
-    assert record["environment"]["versions"] == {"torch": "2.13.0"}
+    assert record["environment"] == {
+        "device": "cpu",
+        "device_name": "a processor",
+        "hardware": "cpu-a-processor-1c",
+        "dtype": "float32",
+        "threads": 1,
+        "versions": {"torch": "2.13.0"},
+        "machine": {"power limit": "700 W"},
+    }
+    assert record["conditions"] == {"foreign": 0.5, "stolen": None, "processors": 2}
     assert set(record["metrics"]) | set(record["unknown"]) == set(CATALOGUE)
     assert "samples" not in record
 
@@ -277,6 +291,94 @@ def test_the_verdict_of_a_result_is_the_worst_of_its_rows() -> None:
     assert Result("key", "fake", Workload(), "cpu", 3, tuple(rows)).verdict is Verdict.INCONCLUSIVE
 
 
+def _result(*rows: Row, **fields) -> Result:
+    return Result("a.py::test", "fake", Workload(), "cpu", 3, rows, **fields)
+
+
+def test_without_a_baseline_a_result_is_new_unless_a_limit_is_worse() -> None:
+    held, broken = (Row("ttft_ms", "median", "ms", 1.0, limit="< 2", verdict=v) for v in (Verdict.OK, Verdict.BROKEN))
+    assert _result(held, new="no baseline").verdict is Verdict.NEW
+    assert _result(new="no baseline").verdict is Verdict.NEW
+    assert _result(held, broken, new="no baseline").verdict is Verdict.BROKEN
+
+
+@pytest.mark.parametrize("verdict", [None, *Verdict])
+def test_a_row_fails_by_its_verdict_unless_options_say_otherwise(verdict: Verdict | None) -> None:
+    row = Row("ttft_ms", "median", "ms", 1.0, verdict=verdict)
+    assert row.fails is (verdict in (Verdict.BROKEN, Verdict.REGRESSED))
+    for outcome in (True, False):
+        assert dataclasses.replace(row, outcome=outcome).fails is (outcome and verdict is not None)
+
+
+def test_a_result_fails_with_any_of_its_rows_or_because_it_is_new() -> None:
+    held, broken = (Row("ttft_ms", "median", "ms", 1.0, verdict=v) for v in (Verdict.OK, Verdict.BROKEN))
+    assert _result(held, broken).fails
+    assert not _result(held, new="no baseline").fails
+    assert _result(held, new="no baseline", new_fails=True).fails
+    assert not _result(held, dataclasses.replace(broken, outcome=False)).fails
+
+
+def test_the_test_of_a_result_is_its_key_without_the_label() -> None:
+    assert _result().test == "a.py::test"
+    assert dataclasses.replace(_result(label="b8"), key="a.py::test[x::y]::b8").test == "a.py::test[x::y]"
+
+
+def test_a_result_is_quiet_only_where_all_that_is_inconclusive_is() -> None:
+    def unsure(*, quiet: bool) -> Row:
+        comparison = Comparison(Verdict.INCONCLUSIVE, quiet=quiet)
+        return Row("ttft_ms", "median", "ms", 1.0, verdict=Verdict.INCONCLUSIVE, comparison=comparison)
+
+    limited = Row("itl_ms", "p99", "ms", 1.0, limit="< 2", verdict=Verdict.INCONCLUSIVE)
+    assert _result(unsure(quiet=True)).quiet
+    assert not _result(unsure(quiet=True), unsure(quiet=False)).quiet
+    assert not _result(unsure(quiet=True), limited).quiet
+    assert not _result(Row("ttft_ms", "median", "ms", 1.0, verdict=Verdict.OK)).quiet
+
+
+# Comparison
+
+
+def test_what_would_be_regressed_is_a_suspect_until_enough_processes_agree() -> None:
+    found = Comparison(Verdict.REGRESSED, note="tolerance 5 %")
+    assert found.after(1, 2) == dataclasses.replace(found, verdict=Verdict.INCONCLUSIVE, suspect=True)
+    assert found.after(2, 2) == dataclasses.replace(found, note="tolerance 5 %; 2 processes")
+    for verdict in set(Verdict) - {Verdict.REGRESSED}:
+        assert Comparison(verdict).after(1, 2) == Comparison(verdict)
+
+
+# Conditions
+
+
+@pytest.mark.parametrize(
+    ("conditions", "threads", "disturbance"),
+    [
+        (Conditions(), 1, ""),
+        (Conditions(foreign=1.2, stolen=0.2, processors=2), 1, ""),
+        (Conditions(foreign=1.3, stolen=0.0, processors=2), 1, "other processes kept 1.3 of 2 cores busy"),
+        (Conditions(foreign=0.3, stolen=0.0, processors=2), 2, "other processes kept 0.3 of 2 cores busy"),
+        (Conditions(foreign=0.3, stolen=0.0, processors=2), 64, "other processes kept 0.3 of 2 cores busy"),
+        (Conditions(foreign=0.2, stolen=0.0, processors=2), 2, ""),
+        (Conditions(foreign=0.0, stolen=0.3, processors=64), 1, "the hypervisor took 0.3 cores away"),
+        (Conditions(foreign=Unknown("?"), stolen=Unknown("?"), processors=1), 1, ""),
+    ],
+)
+def test_a_measurement_is_disturbed_when_its_threads_lack_cores(
+    conditions: Conditions, threads: int, disturbance: str
+) -> None:
+    assert conditions.disturbance(threads) == disturbance
+
+
+_comparisons = st.builds(
+    Comparison,
+    verdict=st.sampled_from(Verdict),
+    base=st.none() | finite,
+    change=st.none() | finite,
+    spread=st.none() | finite,
+    note=st.text(max_size=9),
+    quiet=st.booleans(),
+    suspect=st.booleans(),
+    cause=st.sampled_from(["", "conditions", "versions"]),
+)
 _rows = st.builds(
     Row,
     metric=st.sampled_from(sorted(CATALOGUE)),
@@ -289,6 +391,8 @@ _rows = st.builds(
     verdict=st.none() | st.sampled_from(Verdict),
     note=st.text(max_size=9),
     values=st.lists(finite, max_size=4).map(tuple),
+    comparison=st.none() | _comparisons,
+    outcome=st.none() | st.booleans(),
 )
 _results = st.builds(
     Result,
@@ -298,6 +402,12 @@ _results = st.builds(
     device=st.text(max_size=9),
     rounds=st.integers(0, 1000),
     rows=st.lists(_rows, max_size=4).map(tuple),
+    label=st.text(max_size=9),
+    new=st.text(max_size=9),
+    new_fails=st.booleans(),
+    since=st.lists(st.text(max_size=9), max_size=2).map(tuple),
+    recording=st.none() | st.dictionaries(st.text(max_size=4), st.text(max_size=4), max_size=2),
+    unfit=st.text(max_size=9),
     expected_to_fail=st.booleans(),
 )
 
@@ -307,10 +417,13 @@ def test_a_result_comes_back_from_json_as_it_was(result: Result) -> None:
     again = Result.from_plain(json.loads(json.dumps(plain(result))))
     assert again == result
     assert [type(row.verdict) for row in again.rows] == [type(row.verdict) for row in result.rows]
+    compared = [row.comparison for row in again.rows if row.comparison]
+    assert all(type(comparison.verdict) is Verdict for comparison in compared)
 
 
 def test_plain_data_has_no_types_of_ours() -> None:
-    row = Row("ttft_ms", "median", "ms", None, verdict=Verdict.OK, values=(1.0,))
+    comparison = Comparison(Verdict.REGRESSED, base=1.0)
+    row = Row("ttft_ms", "median", "ms", None, verdict=Verdict.OK, values=(1.0,), comparison=comparison)
     assert plain({"row": [row], "why": Unknown("because")}) == {
         "row": [
             {
@@ -324,6 +437,17 @@ def test_plain_data_has_no_types_of_ours() -> None:
                 "verdict": "OK",
                 "note": "",
                 "values": [1.0],
+                "comparison": {
+                    "verdict": "REGRESSED",
+                    "base": 1.0,
+                    "change": None,
+                    "spread": None,
+                    "note": "",
+                    "quiet": False,
+                    "suspect": False,
+                    "cause": "",
+                },
+                "outcome": None,
             }
         ],
         "why": None,

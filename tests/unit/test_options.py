@@ -14,10 +14,36 @@ EXAMPLES = {
     "device": ("cuda:1", "cpu", "mps"),
     "dtype": ("bfloat16", "float16", "float32"),
     "threads": ("all", "2", "4"),
+    "baselines": ("here", "there", "elsewhere"),
+    "update": (True, "", None),
+    "append": (True, "", None),
+    "sessions": (3, "5", "9"),
+    "force": (False, "", "true"),
+    "prune": (True, "", None),
+    "tolerance": (0.2, "3%", "0.1"),
+    "strict": (frozenset({"new"}), "inconclusive,versions", "all"),
+    "gate": (("load_s",), None, "itl_ms, latency_ms"),
     "missing_device": ("error", None, "skip"),
 }
-"""For each option a value in the mark, a text on the command line (where it has a flag) and one in the ini file."""
-PARSED = {"5": 5, "9": 9, "2.5": 2.5, "30": 30.0, "2": 2, "4": 4}
+"""For each option a value in the mark, a text on the command line (where it has a flag) and one in the ini file (where
+it may stand there)."""
+PARSED = {
+    "5": 5,
+    "9": 9,
+    "2.5": 2.5,
+    "30": 30.0,
+    "2": 2,
+    "4": 4,
+    "": True,
+    "true": True,
+    "3%": 0.03,
+    "0.1": 0.1,
+    "inconclusive,versions": {"inconclusive", "versions"},
+    "all": {"new", "inconclusive", "conditions", "versions"},
+    "itl_ms, latency_ms": ["itl_ms", "latency_ms"],
+}
+SWITCHES = {"update", "append", "force", "prune"}
+COMMAND_LINE_ONLY = {"update", "append", "prune"}
 DEFAULTS = {
     "mode": "on",
     "rounds": None,
@@ -25,12 +51,26 @@ DEFAULTS = {
     "device": "auto",
     "dtype": None,
     "threads": 1,
+    "baselines": "baselines",
+    "update": False,
+    "append": False,
+    "sessions": 1,
+    "force": False,
+    "prune": False,
+    "tolerance": 0.05,
+    "strict": frozenset(),
+    "gate": (),
     "missing_device": "error",
 }
 
 
 def test_every_option_has_an_example_and_a_default_here() -> None:
     assert set(EXAMPLES) == set(DEFAULTS) == set(OPTIONS)
+
+
+def test_switches_take_no_value_and_what_changes_baselines_stands_on_the_command_line_alone() -> None:
+    assert {name for name, option in OPTIONS.items() if option.switch} == SWITCHES
+    assert {name for name, option in OPTIONS.items() if not option.in_ini} == COMMAND_LINE_ONLY
 
 
 @pytest.mark.parametrize("name", OPTIONS)
@@ -45,7 +85,7 @@ def test_the_command_line_wins_over_the_ini_file(name: str) -> None:
     assert choose(name, command_line=command_line, ini=ini) == PARSED.get(command_line, command_line)
 
 
-@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("name", [name for name, option in OPTIONS.items() if option.in_ini])
 def test_the_ini_file_wins_over_the_default(name: str) -> None:
     ini = EXAMPLES[name][2]
     assert choose(name, ini=ini) == PARSED.get(ini, ini)
@@ -82,6 +122,15 @@ REFUSED = [
     ("threads", "0", "expected a whole number of at least 1"),
     ("threads", "ALL", "expected a whole number of at least 1"),
     ("threads", "-1", "expected a whole number of at least 1"),
+    ("baselines", " ", "expected a folder"),
+    ("sessions", "0", "expected a whole number of at least 1"),
+    ("tolerance", "5", "5.0 is not between 0 and 1: write '5%' or 0.05 for five percent"),
+    ("tolerance", "nan", "nan is not between 0 and 1: write '5%' or 0.05"),
+    ("tolerance", "-5%", "'-5%' is not a percentage: write '5%', or 0.05"),
+    ("tolerance", "some", "'some' is not a percentage: write '5%', or 0.05"),
+    ("strict", "inconclusiv", "expected some of new, inconclusive, conditions, versions, or all; did you mean 'incon"),
+    ("strict", "new,alll", "expected some of new, inconclusive, conditions, versions, or all; did you mean 'all'"),
+    ("strict", ",", "expected some of new, inconclusive, conditions, versions, or all"),
 ]
 
 
@@ -93,7 +142,12 @@ def test_a_bad_value_on_the_command_line_is_refused_with_its_flag(name: str, tex
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "expected"), [*REFUSED, ("missing_device", "skipp", "expected error or skip; did you mean 'skip'")]
+    ("name", "text", "expected"),
+    [
+        *REFUSED,
+        ("missing_device", "skipp", "expected error or skip; did you mean 'skip'"),
+        ("force", "yes", "expected true or false"),
+    ],
 )
 def test_a_bad_value_in_the_ini_file_is_refused_with_its_ini_name(name: str, text: str, expected: str) -> None:
     with pytest.raises(UsageError) as error:
@@ -122,6 +176,15 @@ def test_flags_and_ini_names_follow_from_the_name() -> None:
         "device": ("--llmperf-device", "llmperf_device"),
         "dtype": ("--llmperf-dtype", "llmperf_dtype"),
         "threads": ("--llmperf-threads", "llmperf_threads"),
+        "baselines": ("--llmperf-baselines", "llmperf_baselines"),
+        "update": ("--llmperf-update", "llmperf_update"),
+        "append": ("--llmperf-append", "llmperf_append"),
+        "sessions": ("--llmperf-sessions", "llmperf_sessions"),
+        "force": ("--llmperf-force", "llmperf_force"),
+        "prune": ("--llmperf-prune", "llmperf_prune"),
+        "tolerance": ("--llmperf-tolerance", "llmperf_tolerance"),
+        "strict": ("--llmperf-strict", "llmperf_strict"),
+        "gate": (None, "llmperf_gate"),
         "missing_device": (None, "llmperf_missing_device"),
     }
 
@@ -129,7 +192,7 @@ def test_flags_and_ini_names_follow_from_the_name() -> None:
 @pytest.mark.parametrize("name", OPTIONS)
 def test_every_option_says_what_it_is_for(name: str) -> None:
     assert OPTIONS[name].help
-    assert OPTIONS[name].metavar
+    assert bool(OPTIONS[name].metavar) is (name not in SWITCHES), "a switch takes nothing"
 
 
 def test_an_option_that_does_not_exist_cannot_be_asked_for() -> None:

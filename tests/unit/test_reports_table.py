@@ -116,7 +116,7 @@ def test_details_have_a_row_per_metric_with_figure_limit_and_verdict() -> None:
 
 
 def test_details_of_limits_leave_all_other_rows_out() -> None:
-    assert [row["metric"] for row in _texts(details(_result(OK, RATE, PEAK, BROKEN), limits_only=True))] == [
+    assert [row["metric"] for row in _texts(details(_result(OK, RATE, PEAK, BROKEN), judged_only=True))] == [
         "ttft_ms",
         "tpot_ms",
     ]
@@ -128,7 +128,7 @@ def test_details_tell_each_note_with_its_row() -> None:
 
 def test_details_leave_notes_of_rows_out_that_they_do_not_show() -> None:
     noted = Row("peak_memory_mib", "median", "MiB", 4000.0, note="a note")
-    assert details(_result(OK, noted), limits_only=True).notes == []
+    assert details(_result(OK, noted), judged_only=True).notes == []
 
 
 def test_details_of_a_metric_that_was_not_measured_have_a_dim_dash_and_its_reason() -> None:

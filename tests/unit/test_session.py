@@ -111,7 +111,7 @@ def test_workload_and_limits_of_the_mark_hold_for_a_target_loaded_in_the_body(se
     llm = llm_of(session, (LIMITS, {"model": TINY, "batch_size": 2}))
     llm.load(SMALL)
     assert llm.measure().workload.batch_size == 2
-    assert llm.results[0].verdict is Verdict.OK
+    assert llm.results()[0].verdict is Verdict.OK
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,8 @@ def test_measuring_twice_without_a_label_is_an_error(session):
     llm.measure()
     with pytest.raises(UsageError, match=r"test_turn was measured before: give each measure\(\).*a label"):
         llm.measure()
-    assert len(llm.results) == 1
+    assert llm.measured
+    assert len(llm.results()) == 1
 
 
 def test_a_label_used_twice_is_an_error(session):
@@ -191,7 +192,7 @@ def test_labels_are_the_keys_of_results(session):
     for label in (None, "short", "long"):
         llm.measure(label)
     base = "test_chat.py::test_turn"
-    assert [result.key for result in llm.results] == [base, f"{base}::short", f"{base}::long"]
+    assert [result.key for result in llm.results()] == [base, f"{base}::short", f"{base}::long"]
 
 
 def test_the_same_label_in_two_tests_is_no_error(session):
@@ -202,33 +203,33 @@ def test_the_same_label_in_two_tests_is_no_error(session):
 def test_limits_of_measure_replace_the_marks_for_the_same_metric_and_join_it_for_others(session):
     llm = llm_of(session, (["ttft_ms < 0.0001", "latency_ms < 60_000"], {"model": SMALL}))
     llm.measure(limits=["ttft_ms < 60_000", "itl_ms.max < 60_000"])
-    limits = {key: row.limit for key, row in rows(llm.results[0]).items() if row.limit}
+    limits = {key: row.limit for key, row in rows(llm.results()[0]).items() if row.limit}
     assert limits == {
         ("ttft_ms", "median"): "< 60000",
         ("latency_ms", "median"): "< 60000",
         ("itl_ms", "max"): "< 60000",
     }
-    assert llm.results[0].verdict is Verdict.OK
+    assert llm.results()[0].verdict is Verdict.OK
 
 
 def test_limits_of_one_measure_do_not_reach_the_next(session):
     llm = llm_of(session, ((), {"model": SMALL}))
     llm.measure("strict", limits=["ttft_ms < 0.0001"])
     llm.measure("free")
-    assert [result.verdict for result in llm.results] == [Verdict.BROKEN, None]
+    assert [result.verdict for result in llm.results()] == [Verdict.BROKEN, None]
 
 
 @pytest.mark.parametrize("limits", ["ttft_ms < 60_000", parse("ttft_ms < 60_000")])
 def test_a_single_limit_needs_no_list(session, limits):
     llm = llm_of(session, ((), {"model": SMALL}))
     llm.measure(limits=limits)
-    assert llm.results[0].verdict is Verdict.OK
+    assert llm.results()[0].verdict is Verdict.OK
 
 
 def test_a_limit_on_what_was_not_measured_is_broken(session):
     llm = llm_of(session, (["tpot_ms < 50"], {"model": SMALL}))
     llm.measure(output_tokens=1)
-    row = rows(llm.results[0])["tpot_ms", "median"]
+    row = rows(llm.results()[0])["tpot_ms", "median"]
     assert row.verdict is Verdict.BROKEN
     assert "needs at least 2 output tokens" in row.note
 
@@ -236,7 +237,7 @@ def test_a_limit_on_what_was_not_measured_is_broken(session):
 def test_every_known_metric_has_a_row_in_the_catalogues_order(session):
     llm = llm_of(session, (["peak_memory_mib < 9999", "ttft_ms.max < 60_000"], {"model": SMALL}))
     measured = llm.measure()
-    names = [row.metric for row in llm.results[0].rows]
+    names = [row.metric for row in llm.results()[0].rows]
     assert names == sorted(names, key=list(CATALOGUE).index)
     assert set(names) == set(CATALOGUE) - set(measured.unknown)
     assert names.count("peak_memory_mib") == 1
@@ -260,7 +261,8 @@ def test_wrong_overrides_are_refused_and_leave_no_result(session, overrides, mes
     llm = llm_of(session, ((), {"model": SMALL}))
     with pytest.raises(UsageError, match=message):
         llm.measure(**overrides)
-    assert llm.results == []
+    assert not llm.measured
+    assert llm.results() == []
 
 
 def test_an_error_while_serving_leaves_no_result_and_the_label_free(session):
@@ -385,7 +387,7 @@ def test_a_smoke_run_takes_one_round_and_judges_nothing():
     session = Session(Defaults(device="cpu", smoke=True))
     llm = llm_of(session, (["ttft_ms < 0.0001"], {"model": SMALL}))
     assert len(llm.measure().rounds) == 1
-    result = llm.results[0]
+    result = llm.results()[0]
     assert result.verdict is None
     assert rows(result)["ttft_ms", "median"].limit == "< 0.0001"
 
@@ -397,8 +399,8 @@ def test_what_was_measured_on_is_recorded(session):
     assert environment.dtype == "float32"
     assert environment.threads == 2
     assert environment.versions["torch"]
-    assert llm.results[0].device.startswith("cpu ")
-    assert llm.results[0].rounds == 1
+    assert llm.results()[0].device.startswith("cpu ")
+    assert llm.results()[0].rounds == 1
 
 
 def test_progress_is_told_and_cleared(session):
