@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pytest_llmperf.errors import LlmperfError, UsageError
 from pytest_llmperf.options import OPTIONS, Option
+
+if TYPE_CHECKING:
+    from pytest_llmperf.model import Measurement
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -75,7 +80,53 @@ def _parser() -> argparse.ArgumentParser:
     )
     measuring.add_argument("-v", "--verbose", action="count", default=0, help="every metric; -vv: samples too")
     measuring.set_defaults(run=_measure)
+    _add_stored_commands(commands)
     return parser
+
+
+def _add_stored_commands(commands: Any) -> None:
+    paths = "a folder of baselines, a hardware folder or a file of it, or a report of llmperf measure --json"
+    showing = commands.add_parser("show", help="print what is stored", description=f"Print what PATH holds: {paths}.")
+    showing.add_argument("paths", nargs="*", type=Path, default=[Path("baselines")], metavar="PATH")
+    showing.add_argument("-v", "--verbose", action="count", default=0, help="every metric, and how it was measured")
+    showing.set_defaults(run=_stored("show"))
+
+    comparing = commands.add_parser(
+        "compare",
+        help="compare what is stored; exit status 1 if anything is REGRESSED",
+        description=f"Compare B with A, its base. Each is {paths}.",
+    )
+    comparing.add_argument("base", type=Path, metavar="A")
+    comparing.add_argument("head", type=Path, metavar="B")
+    tolerance = OPTIONS["tolerance"]
+    comparing.add_argument(
+        "--tolerance",
+        type=_option_type(tolerance),
+        default=tolerance.default,
+        metavar=tolerance.metavar,
+        help="how much slower B may be (default: 5%%)",
+    )
+    comparing.add_argument("--hardware", default="", metavar="NAME", help="only what was measured on this")
+    comparing.add_argument("-v", "--verbose", action="count", default=0, help="also what is OK")
+    comparing.set_defaults(run=_stored("compare"))
+
+    merging = commands.add_parser(
+        "merge",
+        help="join baselines that several runners recorded",
+        description="Join folders of baselines; if any two contradict each other, say where and write nothing.",
+    )
+    merging.add_argument("shards", nargs="+", type=Path, metavar="SHARD")
+    merging.add_argument("--into", type=Path, required=True, metavar="DIR", help="if it exists, one shard more")
+    merging.set_defaults(run=_stored("merge"))
+
+
+def _stored(command: str) -> Callable[[argparse.Namespace], int]:
+    def run(parsed: argparse.Namespace) -> int:
+        from pytest_llmperf import cli_stored
+
+        return int(getattr(cli_stored, command)(parsed))
+
+    return run
 
 
 def _sizes(text: str) -> list[int]:
@@ -134,7 +185,7 @@ def _measure(parsed: argparse.Namespace) -> int:
     if not measurements:
         return 1
     if parsed.json is not None:
-        text = "[\n" + ",\n".join(measurement.to_json() for measurement in measurements) + "\n]\n"
+        text = _report(measurements)
         if str(parsed.json) == "-":
             print(text, end="")
             return _status(llm.results(), len(workloads))
@@ -144,13 +195,32 @@ def _measure(parsed: argparse.Namespace) -> int:
     return _status(llm.results(), len(workloads))
 
 
+def _report(measurements: Sequence[Measurement]) -> str:
+    """Everything seen, each measurement with what a baseline would store of it."""
+    from pytest_llmperf.baselines.compare import Rules
+    from pytest_llmperf.baselines.environment import commit
+    from pytest_llmperf.baselines.store import Store
+    from pytest_llmperf.gate import Gate, recording
+    from pytest_llmperf.reports.table import shape
+    from pytest_llmperf.settings import Settings
+
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    gate = Gate(Store(Path()), recorded=now, commit=commit(Path.cwd(), Path.cwd()))
+    records = []
+    for measurement in measurements:
+        session = gate.session(measurement, Settings(), Rules())
+        key = f"{measurement.target}::{shape(measurement.workload)}"
+        record = {**json.loads(measurement.to_json()), "recording": recording(key, measurement, [session])}
+        records.append(json.dumps(record))
+    return "[\n" + ",\n".join(records) + "\n]\n"
+
+
 def _status(results: Sequence[Any], asked: int) -> int:
     return int(len(results) < asked or any(result.fails for result in results))
 
 
 def _terminal() -> tuple[bool, int]:
     """Whether standard output takes colour, and how wide it is."""
-    from rich.console import Console
+    from pytest_llmperf.reports.terminal import standard_output
 
-    console = Console()
-    return console.is_terminal and not console.no_color, console.width
+    return standard_output()

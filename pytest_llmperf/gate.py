@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
@@ -201,14 +201,7 @@ class _Comparing:
         return f"no baseline for {hardware}{others}"
 
     def _recording(self) -> dict[str, Any]:
-        recording = Recording(
-            key=self.evidence.key,
-            hardware=self.environment.hardware,
-            device_type=self.environment.device_type,
-            workload=self.workload,
-            sessions=self.head,
-        )
-        return recording.model_dump()
+        return recording(self.evidence.key, self.evidence.measurement, self.head)
 
 
 def _is_median_of(metric: Metric, row: Row) -> bool:
@@ -222,6 +215,18 @@ def _with(row: Row, comparison: Comparison) -> Row:
     else:
         verdict = row.verdict
     return dataclasses.replace(row, comparison=comparison, verdict=verdict)
+
+
+def recording(key: str, measurement: Measurement, sessions: Sequence[Session]) -> dict[str, Any]:
+    """What a baseline stores of a measurement, in plain data."""
+    environment = measurement.environment
+    return Recording(
+        key=key,
+        hardware=environment.hardware,
+        device_type=environment.device_type,
+        workload=stored_workload(measurement.workload),
+        sessions=list(sessions),
+    ).model_dump()
 
 
 def stored_workload(workload: Workload) -> dict[str, Any]:

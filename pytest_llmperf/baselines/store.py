@@ -13,8 +13,8 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from filelock import FileLock
@@ -39,6 +39,14 @@ class Change:
     key: str
     kind: str
     medians: Mapping[str, tuple[float | None, float]]
+
+
+@dataclass(frozen=True)
+class Contents:
+    """All that baselines hold: entries by folder (hardware, or `exact-<device type>`) and key, noise by hardware."""
+
+    entries: Mapping[str, Mapping[str, Entry]] = field(default_factory=dict)
+    noise: Mapping[str, NoiseFile] = field(default_factory=dict)
 
 
 class Store:
@@ -75,7 +83,7 @@ class Store:
         """
         parts: dict[Path, dict[str, Entry]] = {}
         for recording in recordings:
-            counted, bound = _split(recording)
+            counted, bound = split(recording)
             for folder, entry in ((recording.hardware, bound), (f"exact-{recording.device_type}", counted)):
                 if entry is not None:
                     parts.setdefault(self._path(folder, recording.key), {})[recording.key] = entry
@@ -119,6 +127,58 @@ class Store:
             earlier = known.calibrations if known else []
             self._write(path, NoiseFile(calibrations=[*earlier, calibration]))
         return path
+
+    def contents(self, folders: Collection[str] | None = None, file: str | None = None) -> Contents:
+        """Everything there is, or what these folders hold, or this file in each of them.
+
+        Raises:
+            BaselineError: a file that cannot be read.
+        """
+        names = sorted(path.name for path in self._subfolders() if folders is None or path.name in folders)
+        noise = {name: self.noise(name) for name in names if file is None or file == NOISE}
+        return Contents(
+            {name: self._entries(name, [file] if file else self._files(name)) for name in names if file != NOISE},
+            {name: known for name, known in noise.items() if known is not None},
+        )
+
+    def rewrite(self, change: Callable[[Contents], Contents]) -> list[Path]:
+        """Store what `change` makes of everything there is, while nobody else writes; the files that are others now.
+
+        What `change` leaves out stays.
+        """
+        written = []
+        with self._locked():
+            self._read.clear()
+            before = self.contents()
+            after = change(before)
+            for path, tests in self._by_file(after).items():
+                content = self._file(path) or File(tests={})
+                if content.tests != (wanted := {**content.tests, **tests}):
+                    self._write(path, content.model_copy(update={"tests": wanted}))
+                    written.append(path)
+            for hardware, noise in after.noise.items():
+                if before.noise.get(hardware) != noise:
+                    self._write(self.folder / hardware / NOISE, noise)
+                    written.append(self.folder / hardware / NOISE)
+        return written
+
+    def _entries(self, folder: str, files: Sequence[str]) -> dict[str, Entry]:
+        return {
+            f"{_module(file)}::{name}": entry
+            for file in files
+            for name, entry in (self._file(self.folder / folder / file) or File(tests={})).tests.items()
+        }
+
+    def _files(self, folder: str) -> list[str]:
+        root = self.folder / folder
+        return [path.relative_to(root).as_posix() for path in sorted(root.rglob("*.json")) if path != root / NOISE]
+
+    def _by_file(self, contents: Contents) -> dict[Path, dict[str, Entry]]:
+        parts: dict[Path, dict[str, Entry]] = {}
+        for folder, entries in contents.entries.items():
+            for key, entry in entries.items():
+                parts.setdefault(self._path(folder, key), {})[_name_in_module(key)] = entry
+        return parts
 
     def _rewrite(
         self, path: Path, entries: Mapping[str, Entry], *, append: bool, exact: bool
@@ -195,7 +255,7 @@ class Store:
             yield
 
 
-def _split(recording: Recording) -> tuple[Entry | None, Entry | None]:
+def split(recording: Recording) -> tuple[Entry | None, Entry | None]:
     """The counted metrics of a recording, and the rest."""
     parts = []
     for counted in (True, False):
@@ -250,6 +310,12 @@ def _latest(entry: Entry) -> dict[str, float]:
 
 def _name_in_module(key: str) -> str:
     return key.partition("::")[2] or key
+
+
+def _module(file: str) -> str:
+    """The test module of a file, named below its hardware: `Store._path` the other way round."""
+    parts = [".." if part == "_up" else part for part in file.removesuffix(".json").split("/")]
+    return "/".join(parts).removesuffix(".py") + ".py"
 
 
 def _replace(path: Path, text: str) -> None:

@@ -12,6 +12,10 @@ from pytest_llmperf.model import Comparison, Result, Row, Verdict, Workload, sub
 from pytest_llmperf.units import percent, plus_minus, short_number
 
 NOT_JUDGED = "not judged"
+SMALLER = (
+    "no change seen where it says INCONCLUSIVE; llmperf calibrate, and --llmperf-append on other days, "
+    "let smaller changes be seen"
+)
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ def details(result: Result, *, judged_only: bool = False, samples: bool = False)
     for row in result.rows:
         if judged_only and row.limit is None and (not compared or row.comparison is None):
             continue
-        table.rows.append(_compared_row(row) if compared else _row(row))
+        table.rows.append(compared_row(row) if compared else _row(row))
         if row.note:
             table.notes.append(f"{row_name(row)}: {row.note}")
         if samples and len(row.values) > 1:
@@ -112,7 +116,7 @@ def _row(row: Row) -> tuple[Cell, ...]:
     )
 
 
-def _compared_row(row: Row) -> tuple[Cell, ...]:
+def compared_row(row: Row) -> tuple[Cell, ...]:
     comparison = row.comparison
     base = _figure(comparison.base) if comparison and comparison.base is not None else Cell("")
     return (
@@ -211,10 +215,7 @@ def hints(results: Sequence[Result]) -> list[str]:
     if new := dict.fromkeys(result.new for result in results if result.new):
         lines.append(f"NEW: {'; '.join(new)} (pytest --llmperf-update records what is measured)")
     if any(result.quiet for result in results):
-        lines.append(
-            "no change seen where it says INCONCLUSIVE; llmperf calibrate, and --llmperf-append on other days, "
-            "let smaller changes be seen"
-        )
+        lines.append(SMALLER)
     return lines
 
 

@@ -61,6 +61,18 @@ def summary(
     return _text(Group(*parts, line, *(Text(remark, overflow="fold") for remark in told)), width, colour)
 
 
+def tables_text(tables: Sequence[Table], remarks: Sequence[str], width: int, colour: bool) -> str:
+    """Tables with their titles and notes, one below the other, then lines of text."""
+    parts = [part for table in tables for part in (_rendered(table, width), Text(""))]
+    return _text(Group(*parts, *(Text(remark, overflow="fold") for remark in remarks)), width, colour)
+
+
+def standard_output() -> tuple[bool, int]:
+    """Whether it takes colour, and how wide it is."""
+    console = Console()
+    return console.is_terminal and not console.no_color, console.width
+
+
 def table_text(table: Table, width: int, colour: bool) -> str:
     """One bare table."""
     return _text(_grid(table, width), width, colour)
@@ -87,7 +99,8 @@ def _module(table: Table, widths: dict[str, int], width: int) -> RenderableType:
 
 def _rendered(table: Table, width: int) -> RenderableType:
     parts: list[RenderableType] = [Text(table.title, style="bold", overflow="fold")]
-    parts += [_indented(Text(table.subtitle, style="dim", overflow="fold")), _indented(_grid(table, width))]
+    parts += [_indented(Text(table.subtitle, style="dim", overflow="fold"))] if table.subtitle else []
+    parts += [_indented(_grid(table, width))] if table.rows else []
     parts += [_indented(Text(note, overflow="fold")) for note in table.notes]
     return Group(*parts)
 
