@@ -417,6 +417,13 @@ def test_a_folder_that_is_no_repository_has_no_commit(tmp_path, monkeypatch):
     assert commit(tmp_path, tmp_path / "baselines") == ("", False)
 
 
+def test_a_repository_without_a_commit_has_none_and_nothing_that_differs(tmp_path):
+    git(tmp_path, "init", "--quiet")
+    tmp_path.joinpath("model.py").touch()
+    git(tmp_path, "add", ".")
+    assert commit(tmp_path, tmp_path / "baselines") == ("", False)
+
+
 def test_a_machine_without_git_has_no_commit(repository, monkeypatch):
     monkeypatch.setenv("PATH", str(repository))
     assert commit(repository, repository / "baselines") == ("", False)
