@@ -95,10 +95,10 @@ def decide(estimate: Estimate, tolerance: float, *, alpha: float, beta: float = 
         beta: error to spend on OK in this look; 0 leaves it out.
     """
     harmless = math.log1p(HARMLESS * tolerance)
-    if estimate.surely_below(math.log1p(tolerance)) <= beta:
-        improved = estimate.surely_below(-harmless) <= beta
+    if estimate.surely_below(math.log1p(tolerance)) < beta:
+        improved = estimate.surely_below(-harmless) < beta
         return Verdict.IMPROVED if improved else Verdict.OK
-    if estimate.change >= math.log1p(FLOOR * tolerance) and estimate.surely_above(harmless) <= alpha:
+    if estimate.change >= math.log1p(FLOOR * tolerance) and estimate.surely_above(harmless) < alpha:
         return Verdict.REGRESSED
     return Verdict.INCONCLUSIVE
 

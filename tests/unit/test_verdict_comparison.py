@@ -253,6 +253,14 @@ def test_one_pair_is_enough_for_ok_only_where_processes_are_known_to_be_alike(no
     assert pairs_verdict([Pair(0.0, 0.001)], noise, TOLERANCE, alpha=0.002, most=8) is expected
 
 
+@pytest.mark.parametrize("difference", [-3.0, 3.0])
+def test_no_chance_is_so_small_that_it_counts_where_no_error_may_be_spent(difference: float) -> None:
+    known = dataclasses.replace(QUIET, df=400, calibrated=False)
+    pairs = [Pair(difference, 0.001)]
+    assert min(pairs_estimate(pairs, known).surely_above(0), pairs_estimate(pairs, known).surely_below(0)) == 0
+    assert pairs_verdict(pairs, known, TOLERANCE, alpha=0.002, most=8) is Verdict.INCONCLUSIVE
+
+
 KINDS_OF_NOISE = {"cpu priors": CPU, "cuda priors": CUDA, "calibrated": QUIET, "bimodal": TWO_KINDS}
 
 
