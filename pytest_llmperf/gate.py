@@ -16,7 +16,18 @@ from pytest_llmperf.baselines.noise import noise_of
 from pytest_llmperf.baselines.schema import MOST_SAMPLES, Reading, Recording, Session
 from pytest_llmperf.baselines.store import Store
 from pytest_llmperf.metrics import Kind, Metric
-from pytest_llmperf.model import Comparison, Environment, Measurement, Result, Row, Sample, Verdict, Workload, plain
+from pytest_llmperf.model import (
+    Comparison,
+    Environment,
+    Measurement,
+    Result,
+    Row,
+    Sample,
+    Unknown,
+    Verdict,
+    Workload,
+    plain,
+)
 from pytest_llmperf.options import choose
 from pytest_llmperf.settings import Settings
 from pytest_llmperf.verdict.comparison import alpha
@@ -169,7 +180,8 @@ class _Comparing:
         )
 
     def _compared(self, metric: Metric) -> Comparison | None:
-        missing = self.evidence.measurement.unknown.get(metric.name, "")
+        sample = self.evidence.measurement.samples[metric.name]
+        missing = sample if isinstance(sample, Unknown) else None
         found = compare(metric, self.baseline, self.head, self.rules, missing)
         if found is None:
             return None

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
+from typing import NamedTuple
 
 from pytest_llmperf.model import Measurement, Round, Sample, Trace, Unknown
 from pytest_llmperf.units import mebibytes, milliseconds
@@ -45,6 +46,17 @@ class Per(str, Enum):
     MEASUREMENT = "measurement"
 
 
+class Least(NamedTuple):
+    """The least tolerance of a memory metric, in MiB."""
+
+    cpu: float
+    cuda: float
+
+
+_ROUNDING = Least(cpu=64 / 1024, cuda=2.0)
+"""What an allocator's rounding and choice of workspaces may move."""
+
+
 @dataclass(frozen=True)
 class Metric:
     """One entry of the catalogue.
@@ -53,6 +65,7 @@ class Metric:
         read: the metric's values in `unit`, grouped by round, or why there are none.
         gates: whether it is compared with a baseline without being asked to.
         source: where the definition comes from.
+        least: its tolerance is never less, if it is a memory metric.
     """
 
     name: str
@@ -64,6 +77,7 @@ class Metric:
     read: Callable[[Measurement], Sequence[Values] | Unknown]
     better: Better = Better.LOWER
     gates: bool = False
+    least: Least = _ROUNDING
 
 
 def summarize(measurement: Measurement) -> Measurement:
@@ -326,6 +340,8 @@ _METRICS = (
         "live tensor bytes that one more call leaves behind",
         "difference of live bytes around the second call of the memory pass",
         _once(lambda measurement: _mib(measurement.memory.leaked_per_call)),
+        gates=True,
+        least=Least(cpu=1 / 1024, cuda=2.0),  # on CPU every tensor is counted to the byte
     ),
     Metric(
         "peak_reserved_mib",

@@ -33,6 +33,8 @@ class Unknown:
     """Stands where a number could not be had."""
 
     reason: str
+    by_chance: bool = False
+    """Whether the same code might give it another time."""
 
 
 @dataclass(frozen=True)

@@ -7,20 +7,16 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
 from pytest_llmperf.baselines.schema import Entry, Learned, Session
 from pytest_llmperf.metrics import CATALOGUE, Kind, Metric
-from pytest_llmperf.model import Comparison, Verdict
-from pytest_llmperf.units import MIB
+from pytest_llmperf.model import Comparison, Unknown, Verdict
 from pytest_llmperf.verdict.comparison import PRIORS, Level, Noise, Spread, learn, stored_estimate
 from pytest_llmperf.verdict.rule import judge_counted, judge_memory, judge_timed, no_longer_measured, worse
 
 GATING_VERSIONS = ("torch", "transformers")
 """Counted metrics hold for these versions."""
 MEMORY_TOLERANCE = 0.01
-_FLOORS_MIB: Mapping[str, float] = MappingProxyType({"cpu": 64 * 1024 / MIB, "cuda": 2.0})
-"""The least tolerance of memory metrics by device type: what an allocator's rounding may move."""
 _FEWEST_READINGS = 2
 """Of metrics without noise: the second is a fresh process, which shows whether the first was a matter of chance."""
 
@@ -72,7 +68,7 @@ def is_exact(metric: str) -> bool:
 
 
 def compare(
-    metric: Metric, baseline: Baseline, head: Sequence[Session], rules: Rules, missing: str = ""
+    metric: Metric, baseline: Baseline, head: Sequence[Session], rules: Rules, missing: Unknown | None = None
 ) -> Comparison | None:
     """One metric of head's processes against the baseline; None where neither has it.
 
@@ -87,15 +83,18 @@ def compare(
     if not base:
         return Comparison(Verdict.NEW, note="not in the baseline") if measured else None
     if not measured:
-        return no_longer_measured(metric, base[-1].metrics[metric.name].median, missing or "unknown")
+        versions = _other_versions(base, head[0]) if metric.kind is Kind.COUNTED else ""
+        last = base[-1].metrics[metric.name].median
+        return no_longer_measured(metric, last, missing or Unknown("unknown"), versions)
     if metric.kind is Kind.TIMED:
         found = _timed(metric, base, measured, rules, baseline.learned.get(metric.name))
     elif metric.kind is Kind.COUNTED:
         found = _counted(metric, base, measured)
     else:
         tolerance = rules.tolerances.get(metric.name, MEMORY_TOLERANCE)
-        floor = _FLOORS_MIB.get(rules.device_type, _FLOORS_MIB["cpu"])
-        found = judge_memory(_medians(base, metric.name), _medians(measured, metric.name), metric, tolerance, floor)
+        floor = metric.least.cuda if rules.device_type == "cuda" else metric.least.cpu
+        readings = _medians(_of_one_code(base), metric.name)
+        found = judge_memory(readings, _medians(measured, metric.name), metric, tolerance, floor)
     return found.after(len(measured), rules.fewest(metric))
 
 
@@ -114,13 +113,29 @@ def _timed(
 
 
 def _counted(metric: Metric, base: Sequence[Session], head: Sequence[Session]) -> Comparison:
-    now = _versions(head[0])
-    same = [session for session in base if _versions(session) == now]
-    if same:
-        return judge_counted(_medians(same, metric.name), _medians(head, metric.name), metric)
-    then = _versions(base[-1])
-    differing = ", ".join(f"{name} {version}" for name, version in then.items() if now.get(name) != version)
-    return judge_counted(_medians(base[-1:], metric.name), _medians(head, metric.name), metric, differing or "others")
+    comparable = [session for session in base if _versions(session) == _versions(head[0])] or base[-1:]
+    stored = _medians(_of_one_code(comparable), metric.name)
+    return judge_counted(stored, _medians(head, metric.name), metric, _other_versions(base, head[0]))
+
+
+def _other_versions(base: Sequence[Session], head: Session) -> str:
+    """What base was counted with, where no session of it had head's versions."""
+    then, now = _versions(base[-1]), _versions(head)
+    if any(_versions(session) == now for session in base):
+        return ""
+    return ", ".join(f"{name} {version}" for name, version in then.items() if now.get(name) != version) or "others"
+
+
+def _of_one_code(sessions: Sequence[Session]) -> list[Session]:
+    """The latest session and those that measured the same code: only their readings have to agree."""
+    latest = sessions[-1]
+    clean = bool(latest.commit) and not latest.dirty
+    return [
+        session
+        for session in sessions
+        if session.recorded == latest.recorded
+        or (clean and (session.commit, session.dirty) == (latest.commit, latest.dirty))
+    ]
 
 
 def levels(sessions: Sequence[Session], metric: str) -> list[Level]:

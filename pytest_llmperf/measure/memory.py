@@ -20,7 +20,7 @@ _CLEAR_REFS = Path("/proc/self/clear_refs")
 _STATUS = Path("/proc/self/status")
 _RESET_PEAK = "5"  # proc(5): reset the peak resident set size to the current value
 _SAMPLE_EVERY_S = 0.005
-_NO_TIME: int | Unknown = Unknown("one call alone takes longer than the time allowed for memory")
+_NO_TIME: int | Unknown = Unknown("one call alone takes longer than the time allowed for memory", by_chance=True)
 
 
 def memory_pass(target: Target, request: Request, clock: Callable[[], float], twice: bool) -> Memory:

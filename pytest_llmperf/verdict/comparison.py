@@ -95,10 +95,10 @@ def decide(estimate: Estimate, tolerance: float, *, alpha: float, beta: float = 
         beta: error to spend on OK in this look; 0 leaves it out.
     """
     harmless = math.log1p(HARMLESS * tolerance)
-    if estimate.surely_below(math.log1p(tolerance)) <= beta:
-        improved = estimate.surely_below(-harmless) <= beta
+    if estimate.surely_below(math.log1p(tolerance)) < beta:
+        improved = estimate.surely_below(-harmless) < beta
         return Verdict.IMPROVED if improved else Verdict.OK
-    if estimate.change >= math.log1p(FLOOR * tolerance) and estimate.surely_above(harmless) <= alpha:
+    if estimate.change >= math.log1p(FLOOR * tolerance) and estimate.surely_above(harmless) < alpha:
         return Verdict.REGRESSED
     return Verdict.INCONCLUSIVE
 
@@ -163,12 +163,16 @@ def learn(sessions: Sequence[Level], noise: Noise, learned: Spread | None = None
 
 
 def _observed(arms: Sequence[Sequence[Level]], noise: Noise, learned: Spread | None) -> tuple[float, float]:
-    """Sum of squares and degrees of freedom that were seen, scaled to one process in one session."""
+    """Sum of squares and degrees of freedom that were seen, scaled to one process in one session.
+
+    What the sessions' own errors explain is taken off, since the estimate adds it again.
+    """
     squares, df = (learned.deviation**2 * learned.df, learned.df) if learned else (0.0, 0.0)
     for arm in arms:
         if len(arm) > 1:
-            seen = statistics.variance(level.mean for level in arm) / _unit(arm, noise)
-            squares, df = squares + seen * (len(arm) - 1), df + len(arm) - 1
+            between = statistics.variance(level.mean for level in arm) - _within(arm) * len(arm)
+            squares += max(0.0, between) / _unit(arm, noise) * (len(arm) - 1)
+            df += len(arm) - 1
     return squares, df
 
 
@@ -180,6 +184,7 @@ def _unit(sessions: Sequence[Level], noise: Noise) -> float:
 
 
 def _within(sessions: Sequence[Level]) -> float:
+    """Variance of the sessions' mean that comes from their own errors."""
     return sum(session.error**2 / session.processes for session in sessions) / len(sessions) ** 2
 
 
@@ -203,7 +208,7 @@ def pair_of(differences: Sequence[float]) -> Pair:
     """From the paired rounds' ln(head) − ln(base): the median of their Walsh averages, and its standard error.
 
     The error comes from the distribution-free 95 % interval of the signed-rank statistic (Hollander & Wolfe,
-    section 3.3), as if it were a normal one.
+    section 3.3), as if it were a normal one; fewer than 6 rounds have no such interval.
     """
     import numpy as np
 

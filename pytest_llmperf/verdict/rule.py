@@ -130,10 +130,13 @@ def judge_memory(
     return Comparison(verdict, stored, change, None, shown)
 
 
-def no_longer_measured(metric: Metric, base: float, reason: str) -> Comparison:
-    """A metric that the baseline has and this measurement has not."""
-    verdict = Verdict.INCONCLUSIVE if metric.kind is Kind.TIMED else Verdict.REGRESSED
-    return Comparison(verdict, base, None, None, f"no longer measured: {reason}")
+def no_longer_measured(metric: Metric, base: float, missing: Unknown, versions: str = "") -> Comparison:
+    """A metric that the baseline has and this measurement has not; `versions` as for what is counted."""
+    note = f"no longer measured: {missing.reason}"
+    if versions:
+        return Comparison(Verdict.INCONCLUSIVE, base, None, None, f"{note}; counted with {versions}", cause="versions")
+    certain = metric.kind is not Kind.TIMED and not missing.by_chance
+    return Comparison(Verdict.REGRESSED if certain else Verdict.INCONCLUSIVE, base, None, None, note)
 
 
 def _change(base: float, head: float) -> float | None:
