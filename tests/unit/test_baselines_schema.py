@@ -391,7 +391,7 @@ def test_a_file_that_may_not_be_read_is_an_error(tmp_path, monkeypatch):
 
     (tmp_path / "a.json").write_text(written(FILE))
     monkeypatch.setattr(Path, "read_text", denied)
-    with pytest.raises(BaselineError, match="test_chat.json: Permission denied; make it readable"):
+    with pytest.raises(BaselineError, match=r"test_chat\.json: Permission denied; make it readable"):
         load(tmp_path / "a.json", File, WHERE)
 
 
