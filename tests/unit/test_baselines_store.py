@@ -90,7 +90,7 @@ def files(folder):
 
 
 def left_over(folder):
-    return [path for path in folder.rglob("*.tmp")]
+    return list(folder.rglob("*.tmp"))
 
 
 # Recording and finding
@@ -574,7 +574,7 @@ def test_a_folder_that_is_read_only_is_named(folder, monkeypatch):
     record(folder)
     before = files(folder)
     monkeypatch.setattr(filelock.FileLock, "acquire", failing(errno.EROFS))
-    with pytest.raises(BaselineError, match="^baselines: Read-only file system: not recorded, and what was stored is"):
+    with pytest.raises(BaselineError, match=r"^baselines: Read-only file system: not recorded, and what was stored is"):
         record(folder, recording(KEY, session(9.0)))
     assert files(folder) == before
     assert tpots(folder) == [8.0], "reading needs no lock"
@@ -582,7 +582,7 @@ def test_a_folder_that_is_read_only_is_named(folder, monkeypatch):
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(BaselineError, match="^baselines: Not a directory: not recorded"):
+    with pytest.raises(BaselineError, match=r"^baselines: Not a directory: not recorded"):
         record(tmp_path / "file" / "baselines")
 
 
@@ -623,12 +623,11 @@ def test_a_name_that_no_file_can_have_is_an_error_of_ours(folder):
             attempt()
 
 
-@pytest.mark.parametrize("half", ["\ud800", "\udcff"])
-def test_a_name_that_cannot_be_written_is_an_error_of_ours(folder, half):
+def test_a_name_that_cannot_be_written_is_an_error_of_ours(folder):
     record(folder)
     before = files(folder)
     with pytest.raises(BaselineError, match="in the name of a test or target, is half a character: not recorded"):
-        record(folder, recording(f"tests/test_chat.py::test[{half}]"))
+        record(folder, recording("tests/test_chat.py::test[\udcff]"))
     assert files(folder) == before
     assert not left_over(folder)
 
@@ -754,7 +753,7 @@ def test_a_writer_that_does_not_end_is_named(folder, monkeypatch):
     with (
         other,
         pytest.raises(
-            BaselineError, match="^baselines: not recorded: another process has been writing there for 0 s; let"
+            BaselineError, match=r"^baselines: not recorded: another process has been writing there for 0 s; let"
         ),
     ):
         record(folder, recording(KEY, session(9.0)))
