@@ -147,12 +147,17 @@ def levels(sessions: Sequence[Session], metric: str) -> list[Level]:
 
 
 def learned(entry: Entry, noise: Noise = PRIORS["cpu"]) -> dict[str, Learned]:
-    """What an entry's sessions, which are about to be replaced, taught about the spread of each timed metric."""
+    """What an entry's sessions, which are about to be replaced, taught about the spread of each timed metric.
+
+    What was learned before of a metric that no session has stays as it is.
+    """
     taught = {}
-    for name in entry.sessions[-1].metrics:
-        if name in CATALOGUE and CATALOGUE[name].kind is Kind.TIMED and min(_medians(entry.sessions, name)) > 0:
+    names = {**entry.learned, **{name: None for session in entry.sessions for name in session.metrics}}
+    for name in names:
+        if name in CATALOGUE and CATALOGUE[name].kind is Kind.TIMED:
             before = entry.learned.get(name)
-            spread = learn(levels(entry.sessions, name), noise, Spread(before.deviation, before.df) if before else None)
+            seen = levels(entry.sessions, name) if min(_medians(entry.sessions, name), default=0) > 0 else []
+            spread = learn(seen, noise, Spread(before.deviation, before.df) if before else None)
             if spread is not None:
                 taught[name] = Learned(deviation=float(f"{spread.deviation:.3g}"), df=spread.df)
     return taught

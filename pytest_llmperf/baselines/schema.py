@@ -8,24 +8,35 @@ was particular about the machine at that time.
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
-from collections.abc import Callable
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from pytest_llmperf.errors import BaselineError
 
-SCHEMA = 1
 MOST_SESSIONS = 20
 MOST_SAMPLES = 20
 
-Plain = Any
-"""What JSON holds."""
-Migration = Callable[[dict[str, Any]], dict[str, Any]]
-MIGRATIONS: dict[int, Migration] = {}
-"""From each older schema to the one after it."""
+
+def _plain(value: object) -> object:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("a finite number")
+    if not (value is None or isinstance(value, (str, int, float))):
+        raise ValueError("a text, a number, true, false or null")
+    return value
+
+
+Plain = Annotated[str | int | float | bool | None, BeforeValidator(_plain)]
+"""Of a workload or an option."""
+Logarithm = Annotated[float, Field(ge=-1e3, le=1e3)]
+"""ln of what a clock can show, or of a ratio of it."""
 
 
 class _Part(BaseModel):
@@ -61,8 +72,8 @@ class Session(_Part):
 class Learned(_Part):
     """How far sessions of before the last update lay apart: the standard deviation of ln(value)."""
 
-    deviation: float = Field(ge=0)
-    df: float = Field(gt=0)
+    deviation: float = Field(ge=0, le=1e4)
+    df: float = Field(ge=1, le=1e3)
 
 
 class Entry(_Part):
@@ -86,16 +97,16 @@ class Recording(_Part):
 class File(_Part):
     """One test module."""
 
-    schema_: int = Field(alias="schema", default=SCHEMA)
+    schema_: int = Field(alias="schema", default=1, exclude=True)
     tests: dict[str, Entry]
 
 
 class Pairs(_Part):
     """One metric of one calibration: for each A/A pair of processes the differences and levels of ln(value)."""
 
-    differences: list[float]
-    errors: list[float]
-    levels: list[float]
+    differences: list[Logarithm] = Field(min_length=1)
+    errors: list[Annotated[float, Field(ge=0, le=1e3)]] = Field(min_length=1)
+    levels: list[Logarithm] = Field(min_length=1)
     rounds: float = Field(ge=0)
     """Standard deviation of ln(value) between the rounds of one process."""
 
@@ -112,11 +123,20 @@ class Calibration(_Part):
 class NoiseFile(_Part):
     """What was learned of one machine's noise."""
 
-    schema_: int = Field(alias="schema", default=SCHEMA)
+    schema_: int = Field(alias="schema", default=1, exclude=True)
     calibrations: list[Calibration] = Field(min_length=1)
 
 
 Form = TypeVar("Form", File, NoiseFile)
+Migration = Callable[[dict[str, Any]], dict[str, Any]]
+MIGRATIONS: Mapping[type[BaseModel], tuple[Migration, ...]] = {File: (), NoiseFile: ()}
+"""From schema 1 to 2, from 2 to 3, and so on. What a default means is part of a schema too: it is left out of files."""
+_ANEW = {File: "--llmperf-update", NoiseFile: "llmperf calibrate"}
+
+
+def schema_of(form: type[BaseModel]) -> int:
+    """The schema that is written today."""
+    return len(MIGRATIONS[form]) + 1
 
 
 def read(text: str, form: type[Form], name: str) -> Form:
@@ -125,81 +145,166 @@ def read(text: str, form: type[Form], name: str) -> Form:
     Raises:
         BaselineError: naming the file, the place in it, what was expected, and what to do.
     """
-    content = _parsed(text, name)
+    fix = f"restore the file (git checkout), or delete it and record it anew with {_ANEW[form]}"
     try:
-        return form.model_validate(_migrated(content, name))
+        with _uncollected():
+            return form.model_validate(_migrated(_parsed(text), form))
     except ValidationError as error:
-        first = error.errors()[0]
-        place = _place(first["loc"])
-        expected = first["msg"].removeprefix("Input should be ").replace("Field required", "is missing")
-        shown = f"{name}: {place}: expected {expected}" if place else f"{name}: expected {expected}"
-        raise BaselineError(f"{shown.replace('expected is', 'is')}; {_RESTORE}") from None
-
-
-_RESTORE = "restore the file (git checkout), or delete it and record it anew with --llmperf-update"
-
-
-def _parsed(text: str, name: str) -> Plain:
-    for number, line in enumerate(text.splitlines(), 1):
-        if line.startswith(("<<<<<<< ", ">>>>>>> ")):
-            raise BaselineError(
-                f"{name}: line {number}: a merge conflict; take one side whole (git checkout --ours or --theirs), "
-                f"or record it anew with --llmperf-update after deleting the file"
-            )
-    try:
-        return json.loads(text, object_pairs_hook=_once, parse_constant=_no_number)
+        fault = _invalid(error)
     except json.JSONDecodeError as error:
-        ends = not text[error.pos :].strip()
-        fault = "the file ends too early" if ends else error.msg
-        raise BaselineError(f"{name}: line {error.lineno}, column {error.colno}: {fault}; {_RESTORE}") from None
-    except (ValueError, RecursionError) as error:
-        raise BaselineError(f"{name}: {error or 'nested too deeply'}; {_RESTORE}") from None
+        fault, conflict = _torn(text, error), _conflict(text)
+        if conflict:
+            fault = f"line {conflict}: a merge conflict"
+            fix = (
+                "take one side whole (git checkout --ours or --theirs), "
+                f"or delete the file and record it anew with {_ANEW[form]}"
+            )
+    except RecursionError:
+        fault = "nested too deeply"
+    except _NewerError as error:
+        fault, fix = str(error), "upgrade it (pip install --upgrade pytest-llmperf)"
+    except ValueError as error:
+        fault = str(error)
+    raise _error(f"{name}: {fault}; {fix}")
 
 
-def _once(pairs: list[tuple[str, Plain]]) -> dict[str, Plain]:
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        names = [key for key, _ in pairs]
-        twice = next(key for key in names if names.count(key) > 1)
-        raise ValueError(f"{twice!r} stands there twice, as after an automatic merge")
+class _NewerError(Exception):
+    """A file of a later version than this one."""
+
+
+def _error(message: str) -> BaselineError:
+    """An error that every terminal can show, whatever a file holds."""
+    return BaselineError(message.encode("utf-8", "backslashreplace").decode())
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without garbage collection, which takes most of the time while so many objects are made and none is dropped."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+def _parsed(text: str) -> Any:
+    content = json.loads(text, object_pairs_hook=_once, parse_constant=_no_number)
+    if _SURROGATE.search(text):
+        try:
+            json.dumps(content, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{_quoted(error.object[error.start])} is half a character") from None
     return content
 
 
-def _no_number(constant: str) -> Plain:
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+"""Two of them are a character; one is read, and could not be written."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"{_quoted(twice)} stands there twice, as after an automatic merge")
+    return content
+
+
+def _no_number(constant: str) -> Any:
     raise ValueError(f"{constant} is no number")
 
 
-def _migrated(content: Plain, name: str) -> Plain:
+def _conflict(text: str) -> int | None:
+    """The line of the first mark that git leaves; no line of JSON can begin with it."""
+    lines = enumerate(text.split("\n"), 1)
+    return next((number for number, line in lines if line.startswith(("<<<<<<<", ">>>>>>>"))), None)
+
+
+def _torn(text: str, error: json.JSONDecodeError) -> str:
+    ends = not text[error.pos :].strip() or error.msg.startswith("Unterminated string")
+    fault = "the file ends too early" if ends else error.msg
+    return f"line {error.lineno}, column {error.colno}: {fault}"
+
+
+def _migrated(content: Any, form: type[Form]) -> Any:
     """The content in today's schema."""
+    newest = schema_of(form)
     if not isinstance(content, dict):
-        raise BaselineError(f"{name}: expected an object with schema and tests; {_RESTORE}")
+        raise ValueError(f"expected an object with schema and so on, not {_shown(content)}")
     version = content.get("schema")
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise BaselineError(f"{name}: schema: expected a whole number from 1 to {SCHEMA}, not {version!r}; {_RESTORE}")
-    if version > SCHEMA:
-        raise BaselineError(
-            f"{name}: schema {version} is of a newer pytest-llmperf, and this one reads up to {SCHEMA}; upgrade it"
-        )
-    while version < SCHEMA:
-        content = {**MIGRATIONS[version](content), "schema": version + 1}
-        version += 1
+        raise ValueError(f"schema: expected a whole number from 1 to {newest}, not {_shown(version)}")
+    if version > newest:
+        raise _NewerError(f"schema {_shown(version)} is of a newer pytest-llmperf, and this one reads up to {newest}")
+    for step, migration in enumerate(MIGRATIONS[form][version - 1 :], version):
+        try:
+            content = {**migration(content), "schema": step + 1}
+        except (LookupError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError(f"not what schema {step} was ({type(error).__name__}: {error})") from None
     return content
+
+
+_KINDS = {
+    "float_type": "a number",
+    "int_type": "a whole number",
+    "string_type": "a text",
+    "bool_type": "true or false",
+    "dict_type": "an object",
+    "model_type": "an object",
+    "too_long": "at most {max_length} of them",
+    "too_short": "at least {min_length} of them",
+}
+_LISTS = {"sessions": "a list of sessions", "calibrations": "a list of calibrations"}
+
+
+def _invalid(error: ValidationError) -> str:
+    """The first fault: its place, what was expected there, and what stands there."""
+    first = error.errors(include_url=False)[0]
+    location, kind = first["loc"], first["type"]
+    place = _place(location)
+    if kind == "missing":
+        return f"{place} is missing"
+    if kind == "extra_forbidden":
+        return f"{place} is nothing that belongs there"
+    if kind == "list_type":
+        expected = _LISTS.get(str(location[-1]), "a list of numbers")
+    elif kind in _KINDS:
+        expected = _KINDS[kind].format(**first.get("ctx", {}))
+    else:
+        expected = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    return f"{place}: expected {expected}, not {_shown(first['input'])}"
 
 
 def _place(location: tuple[int | str, ...]) -> str:
     """`tests."test_chat_turn".sessions.0.metrics.tpot_ms.median`."""
+    test = 1 if location[:1] == ("tests",) else None
+    parts = [part for part in location if part != "[key]"]
     return ".".join(
-        f'"{part}"' if location[index - 1 : index] == ("tests",) else str(part) for index, part in enumerate(location)
+        _quoted(str(part)) if index == test or not re.fullmatch(r"[\w.-]+", str(part)) else str(part)
+        for index, part in enumerate(parts)
     )
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, (list, dict)):
+        return f"{'a list' if isinstance(value, list) else 'an object'} of {len(value)}"
+    return _quoted(value)
+
+
+def _quoted(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 200 else f"{text[:200]}…"
 
 
 def written(content: File | NoiseFile) -> str:
     """The file's text: keys sorted, and what holds only numbers and words on one line."""
     plain = content.model_dump(by_alias=True, exclude_defaults=True)
-    return _indented({"schema": SCHEMA, **plain}, "") + "\n"
+    return _indented({**plain, "schema": schema_of(type(content))}, "") + "\n"
 
 
-def _indented(value: Plain, indent: str) -> str:
+def _indented(value: Any, indent: str) -> str:
     if not isinstance(value, (dict, list)) or not _deep(value):
         return json.dumps(value, ensure_ascii=False, sort_keys=True, allow_nan=False)
     inner = indent + " "
@@ -212,7 +317,7 @@ def _indented(value: Plain, indent: str) -> str:
     return "{\n" + ",\n".join(parts) + f"\n{indent}}}"
 
 
-def _deep(value: Plain) -> bool:
+def _deep(value: Any) -> bool:
     """Whether a value holds objects, or lists of objects, and so stands on lines of its own."""
     items = value.values() if isinstance(value, dict) else value
     return any(isinstance(item, dict) or (isinstance(item, list) and _deep(item)) for item in items)
@@ -221,6 +326,8 @@ def _deep(value: Plain) -> bool:
 def json_schema(form: type[File | NoiseFile]) -> str:
     """The JSON Schema that is published under `docs/`."""
     schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **form.model_json_schema()}
+    schema["properties"]["schema"] = {"const": schema_of(form)}
+    schema["required"] = ["schema", *schema["required"]]
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
 
@@ -231,9 +338,17 @@ def load(path: Path, form: type[Form], name: str) -> Form | None:
         BaselineError: it cannot be read, or holds something else.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise _error(f"{name} is no file: move what stands there out of the folder of baselines")
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return None
-    except (OSError, UnicodeDecodeError) as error:
-        raise BaselineError(f"{name}: {error}; {_RESTORE}") from None
+    except UnicodeDecodeError as error:
+        text = error.object[: error.start].decode("utf-8")
+        line = text.count("\n") + 1
+        raise _error(f"{name}: line {line}: not UTF-8; restore the file (git checkout) or save it as UTF-8") from None
+    except OSError as error:
+        raise _error(
+            f"{name}: {error.strerror or error}; make it readable, or name another folder by --llmperf-baselines"
+        ) from None
     return read(text, form, name)

@@ -3,21 +3,21 @@
     FOLDER/<hardware>/<test module>.json            timed metrics and memory
     FOLDER/exact-<device type>/<test module>.json   counted metrics, which no hardware changes
 
+Of a module `.py` is left out, unless its name has more dots or is noise.py; `..` is `_up`, the root `_root`.
 Whoever writes holds the folder's lock, reads the file again, writes beside it and renames.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
+import re
 import shutil
-import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from pytest_llmperf.baselines import schema
 from pytest_llmperf.baselines.compare import GATING_VERSIONS, Baseline, is_exact, learned
@@ -25,6 +25,14 @@ from pytest_llmperf.baselines.schema import MOST_SESSIONS, Entry, File, NoiseFil
 from pytest_llmperf.errors import BaselineError
 
 NOISE = "noise.json"
+PATIENCE_S = 60.0
+"""How long another process may be writing; it takes milliseconds."""
+_LOCK = ".lock"
+_BESIDE = {
+    ".gitattributes": "# An automatic merge would mix the rows of two baselines.\n*.json text eol=lf -merge\n",
+    ".gitignore": f"/{_LOCK}\n.*.tmp\n",
+}
+"""What git has to know of the folder."""
 
 
 @dataclass(frozen=True)
@@ -71,15 +79,19 @@ class Store:
         )
 
     def hardware_with(self, key: str) -> list[str]:
-        """The kinds of hardware for which a test has a baseline."""
-        folders = sorted(path for path in self._subfolders() if not path.name.startswith("exact-"))
-        return [path.name for path in folders if self._entry(self._path(path.name, key), key) is not None]
+        """The kinds of hardware for which a test has a baseline that can be read."""
+        found = []
+        for path in sorted(self._subfolders()):
+            with contextlib.suppress(BaselineError):  # of other hardware, which this run has nothing to do with
+                if not path.name.startswith("exact-") and self._entry(self._path(path.name, key), key) is not None:
+                    found.append(path.name)
+        return found
 
     def record(self, recordings: Sequence[Recording], *, append: bool) -> list[Change]:
         """Store what was measured, as the new baseline or as one more session of the old.
 
         Raises:
-            BaselineError: a file could not be read or written; those before it were, and it is as it was.
+            BaselineError: files that could not be read or written, which are as they were; all others are written.
         """
         parts: dict[Path, dict[str, Entry]] = {}
         for recording in recordings:
@@ -87,32 +99,48 @@ class Store:
             for folder, entry in ((recording.hardware, bound), (f"exact-{recording.device_type}", counted)):
                 if entry is not None:
                     parts.setdefault(self._path(folder, recording.key), {})[recording.key] = entry
-        before: dict[str, list[tuple[Entry | None, Entry]]] = {}
+        if not parts:
+            return []
+        changed: dict[str, list[tuple[Entry | None, Entry]]] = {}
+        faults: list[str] = []
         with self._locked():
             for path, entries in parts.items():
-                exact = path.relative_to(self.folder).parts[0].startswith("exact-")
-                for key, pair in self._rewrite(path, entries, append=append, exact=exact).items():
-                    before.setdefault(key, []).append(pair)
-        return [_change(key, pairs) for key, pairs in before.items()]
+                try:
+                    rewritten = self._rewrite(path, entries, append=append)
+                except BaselineError as error:
+                    faults.append(str(error))
+                    continue
+                for key, pair in rewritten.items():
+                    changed.setdefault(key, []).append(pair)
+        if faults:
+            raise BaselineError(_partly(faults, len(parts)))
+        return [_change(key, pairs) for key, pairs in changed.items()]
 
     def names(self, hardware: str) -> dict[str, list[str]]:
-        """The tests stored for one hardware: by file below its folder, their names within the module."""
+        """The tests stored for one hardware: by module, their names within it. What cannot be read names none."""
+        found = {}
         root = self.folder / hardware
-        files = sorted(path for path in root.rglob("*.json") if path != root / NOISE)
-        return {path.relative_to(root).as_posix(): list((self._file(path) or File(tests={})).tests) for path in files}
+        for path in sorted(root.rglob("*.json")):
+            with contextlib.suppress(BaselineError):  # its own tests say so
+                if path != root / NOISE and (content := self._file(path)):
+                    found[_module_of(path.relative_to(root))] = list(content.tests)
+        return found
 
     def prune(self, hardware: str, stale: Mapping[str, Collection[str]]) -> None:
-        """Drop the named tests, by file as `names()` has them; a file that holds no test any more goes too."""
+        """Drop the named tests, by module as `names()` has them; a file that holds no test any more goes too.
+
+        Raises:
+            BaselineError: a file could not be read or written; it is as it was.
+        """
         with self._locked():
-            for name, tests in stale.items():
-                path = self.folder / hardware / name
+            for module, tests in stale.items():
+                path = self._path(hardware, module)
                 content = self._fresh(path)
                 kept = {test: entry for test, entry in content.tests.items() if test not in tests}
-                if kept:
+                if kept and kept != content.tests:
                     self._write(path, content.model_copy(update={"tests": kept}))
-                else:
-                    self._guarded(path).unlink()
-                    self._read.pop(path, None)
+                elif not kept:
+                    self._remove(path)
 
     def noise(self, hardware: str) -> NoiseFile | None:
         """What `llmperf calibrate` learned of this hardware."""
@@ -164,7 +192,7 @@ class Store:
 
     def _entries(self, folder: str, files: Sequence[str]) -> dict[str, Entry]:
         return {
-            f"{_module(file)}::{name}": entry
+            f"{_module_of(PurePosixPath(file))}::{name}": entry
             for file in files
             for name, entry in (self._file(self.folder / folder / file) or File(tests={})).tests.items()
         }
@@ -181,8 +209,10 @@ class Store:
         return parts
 
     def _rewrite(
-        self, path: Path, entries: Mapping[str, Entry], *, append: bool, exact: bool
+        self, path: Path, entries: Mapping[str, Entry], *, append: bool
     ) -> dict[str, tuple[Entry | None, Entry]]:
+        """Each test's comparable entry before, and its entry now."""
+        exact = path.relative_to(self.folder).parts[0].startswith("exact-")
         content = self._fresh(path)
         tests = dict(content.tests)
         changed = {}
@@ -191,7 +221,7 @@ class Store:
             old = tests.get(name)
             comparable = old if old is not None and old.workload == entry.workload else None
             tests[name] = _merged(comparable, entry, append=append, exact=exact)
-            changed[key] = (old, tests[name])
+            changed[key] = (comparable, tests[name])
         if tests != content.tests:
             self._write(path, content.model_copy(update={"tests": tests}))
         return changed
@@ -211,31 +241,47 @@ class Store:
         return self._file(path) or File(tests={})
 
     def _write(self, path: Path, content: File | NoiseFile) -> None:
-        name = self._name(path)
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            attributes = self.folder / ".gitattributes"
-            if not attributes.exists():
-                attributes.write_text("# An automatic merge would mix the rows of two baselines.\n*.json -merge\n")
-            _replace(self._guarded(path), schema.written(content))
+            _replace(self._guarded(path).resolve(), schema.written(content))
         except OSError as error:
+            raise self._unwritten(self._name(path), error) from None
+        except UnicodeEncodeError as error:
             raise BaselineError(
-                f"{name}: {error.strerror or error}: not recorded, and what was stored is as it was; "
-                f"mend that, or name another folder by --llmperf-baselines"
+                f"{self._name(path)}: {error.object[error.start]!a}, in the name of a test or target, is half a "
+                f"character: not recorded, and what was stored is as it was; rename it"
             ) from None
+        finally:
+            self._read.pop(path, None)
+
+    def _remove(self, path: Path) -> None:
+        """Remove a file, and folders that it leaves empty."""
+        try:
+            self._guarded(path).unlink(missing_ok=True)
+        except OSError as error:
+            raise self._unwritten(self._name(path), error) from None
         self._read.pop(path, None)
+        for folder in path.relative_to(self.folder).parents[:-1]:
+            with contextlib.suppress(OSError):
+                (self.folder / folder).rmdir()
+
+    def _unwritten(self, name: str, error: OSError) -> BaselineError:
+        return BaselineError(
+            f"{name}: {error.strerror or error}: not recorded, and what was stored is as it was; "
+            f"mend that, or name another folder by --llmperf-baselines"
+        )
 
     def _path(self, hardware: str, key: str) -> Path:
-        module = PurePosixPath(key.partition("::")[0])
-        parts = ["_up" if part == ".." else part for part in module.parts if part != module.anchor]
-        name = "/".join(parts).removesuffix(".py") + ".json"
-        return self.folder / hardware / (name if name != NOISE else "noise.py.json")
+        return self.folder / hardware / _file_of(key.partition("::")[0])
 
     def _guarded(self, path: Path) -> Path:
         """The path, unless a link leads it out of the folder."""
-        if not path.resolve().is_relative_to(self.folder.resolve()):
+        try:
+            real = path.resolve()
+        except (OSError, RuntimeError) as error:  # a link to itself is either, by Python's version, or found on opening
+            raise BaselineError(f"{self._name(path)}: {error}; replace the link by a file") from None
+        if not real.is_relative_to(self.folder.resolve()):
             raise BaselineError(
-                f"{self._name(path)} is a link that leads out of {self.folder}, to {path.resolve()}: "
+                f"{self._name(path)} is a link that leads out of {self.folder}, to {real}: "
                 f"replace it by a file, or name the real folder by --llmperf-baselines"
             )
         return path
@@ -248,11 +294,59 @@ class Store:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """One writer at a time on this machine; the lock lies outside the folder, which is in version control."""
-        digest = hashlib.sha256(str(self.folder.resolve()).encode()).hexdigest()[:16]
-        user = getattr(os, "getuid", lambda: 0)()
-        with FileLock(Path(tempfile.gettempdir()) / f"llmperf-{user}-{digest}.lock"):
+        """One writer at a time. The lock lies in the folder itself, where all who write there find the same one."""
+        name = self.folder.name
+        if self.folder.exists() and not self.folder.is_dir():
+            raise BaselineError(
+                f"{self.folder} is a file, where baselines need a folder: not recorded; "
+                f"move it, or name another folder by --llmperf-baselines"
+            )
+        lock = FileLock(self._guarded(self.folder / _LOCK), timeout=PATIENCE_S)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except Timeout:
+            raise BaselineError(
+                f"{name}: not recorded: another process has been writing there for {PATIENCE_S:.0f} s; "
+                f"let it end, and run this again"
+            ) from None
+        except OSError as error:
+            raise self._unwritten(name, error) from None
+        try:
+            for beside, text in _BESIDE.items():
+                self._complete(self.folder / beside, text)
             yield
+        finally:
+            lock.release()
+
+    def _complete(self, path: Path, text: str) -> None:
+        """Write a file that is not there."""
+        try:
+            if not self._guarded(path).exists():
+                _replace(path.resolve(), text)
+        except OSError as error:
+            raise self._unwritten(self._name(path), error) from None
+
+
+def _file_of(module: str) -> str:
+    path = PurePosixPath(module)
+    parts = [_PARTS.get(part) or re.sub(r"^(?=_+(up|root)$)", "_", part) for part in path.parts]
+    name = "/".join(parts)
+    short = name.removesuffix(".py")
+    plain = "." not in short.rpartition("/")[2] and f"{short}.json" != NOISE
+    return f"{short if plain else name}.json"
+
+
+def _module_of(file: PurePosixPath | Path) -> str:
+    """Of a file below its hardware's folder the module: the reverse of `_file_of`."""
+    named = {file: part for part, file in _PARTS.items() if part != "//"}
+    parts = [named.get(part) or re.sub(r"^_(?=_+(up|root)$)", "", part) for part in file.parts]
+    module = str(PurePosixPath(*parts)).removesuffix(".json")
+    return module if PurePosixPath(module).suffix else f"{module}.py"
+
+
+_PARTS = {"..": "_up", "/": "_root", "//": "_root"}
+"""Of a module's path, as they are named in the folder of baselines."""
 
 
 def split(recording: Recording) -> tuple[Entry | None, Entry | None]:
@@ -269,63 +363,83 @@ def split(recording: Recording) -> tuple[Entry | None, Entry | None]:
 
 
 def _merged(old: Entry | None, new: Entry, *, append: bool, exact: bool) -> Entry:
-    if old is None:
-        return new
     if exact:
         return _merged_exact(old, new, append=append)
+    if old is None:
+        return new
     if append:
         return old.model_copy(update={"sessions": [*old.sessions, *new.sessions][-MOST_SESSIONS:]})
     return new.model_copy(update={"learned": learned(old)})
 
 
-def _merged_exact(old: Entry, new: Entry, *, append: bool) -> Entry:
-    """One session for each set of versions, and more only where they contradict each other."""
+def _merged_exact(old: Entry | None, new: Entry, *, append: bool) -> Entry:
+    """One session for each set of versions, and more only where they contradict each other.
+
+    What stands there for other versions stays: runs with those may still be compared with it.
+    """
     said = [_said(session) for session in new.sessions]
-    merged = [session for session in old.sessions if append or _said(session) in said]
+    measured = [_versions(session) for session in new.sessions]
+    earlier = old.sessions if old else []
+    merged = [each for each in earlier if append or _said(each) in said or _versions(each) not in measured]
     for session in new.sessions:
         if _said(session) not in map(_said, merged):
             merged.append(session)
-    return old.model_copy(update={"sessions": merged[-MOST_SESSIONS:]})
+    return (old or new).model_copy(update={"sessions": merged[-MOST_SESSIONS:]})
+
+
+def _versions(session: Session) -> list[str | None]:
+    return [session.versions.get(name) for name in GATING_VERSIONS]
 
 
 def _said(session: Session) -> tuple[dict[str, Reading], list[str | None]]:
     """What a session says of the counted metrics, and for which versions."""
-    return session.metrics, [session.versions.get(name) for name in GATING_VERSIONS]
+    return session.metrics, _versions(session)
+
+
+def _partly(faults: Sequence[str], files: int) -> str:
+    """What was not recorded, and what was."""
+    shown = list(faults[:_MOST_FAULTS])
+    if len(faults) > len(shown):
+        shown.append(f"and {len(faults) - len(shown)} more files like that")
+    written = files - len(faults)
+    if written:
+        shown.append(f"what else was measured is recorded ({written} {'file' if written == 1 else 'files'})")
+    return "\n".join(shown)
+
+
+_MOST_FAULTS = 3
 
 
 def _change(key: str, pairs: Sequence[tuple[Entry | None, Entry]]) -> Change:
     medians = {
-        name: (_latest(old).get(name) if old else None, median)
+        name: (_latest(old, like=new).get(name) if old else None, median)
         for old, new in pairs
-        for name, median in _latest(new).items()
+        for name, median in _latest(new, like=new).items()
     }
     if all(old is None for old, _ in pairs):
         return Change(key, "new", medians)
     return Change(key, "unchanged" if all(old == new for old, new in pairs) else "updated", medians)
 
 
-def _latest(entry: Entry) -> dict[str, float]:
-    return {name: reading.median for session in entry.sessions for name, reading in session.metrics.items()}
+def _latest(entry: Entry, like: Entry) -> dict[str, float]:
+    """The last medians; those of the versions that another entry has last, where there are."""
+    versions = _versions(like.sessions[-1])
+    sessions = sorted(entry.sessions, key=lambda session: _versions(session) == versions)
+    return {name: reading.median for session in sessions for name, reading in session.metrics.items()}
 
 
 def _name_in_module(key: str) -> str:
     return key.partition("::")[2] or key
 
 
-def _module(file: str) -> str:
-    """The test module of a file, named below its hardware: `Store._path` the other way round."""
-    parts = [".." if part == "_up" else part for part in file.removesuffix(".json").split("/")]
-    return "/".join(parts).removesuffix(".py") + ".py"
-
-
 def _replace(path: Path, text: str) -> None:
     """All of the new text, or all of the old: written beside it, brought to the disk, renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(f".{path.name}.*.tmp"):  # of a process that was killed; the lock is ours
+    for left in path.parent.glob(".*.tmp"):  # of a process that was killed: the lock is ours
         left.unlink()
-    part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    part = path.with_name(f".{os.getpid()}.tmp")
     try:
-        with part.open("w", encoding="utf-8", newline="\n") as file:
+        with part.open("x", encoding="utf-8", newline="\n") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

@@ -14,7 +14,7 @@ from pytest_llmperf.baselines.store import Contents
 from pytest_llmperf.baselines.stored import Stored, device_type, is_exact_folder, tests
 from pytest_llmperf.errors import UsageError, did_you_mean
 from pytest_llmperf.metrics import CATALOGUE, Kind, Metric
-from pytest_llmperf.model import Comparison, Environment, Row, Verdict
+from pytest_llmperf.model import Comparison, Environment, Row, Unknown, Verdict
 from pytest_llmperf.verdict.comparison import alpha
 
 
@@ -156,7 +156,7 @@ def _of_latest_versions(exact: Sequence[Session]) -> list[Session]:
 
 
 def _row(metric: Metric, base: Stored, head: Sequence[Session], rules: Rules) -> Row | None:
-    found = compare(metric, base.baseline, head, rules, "head lacks it")
+    found = compare(metric, base.baseline, head, rules, Unknown("head lacks it"))
     if found is None:
         return None
     measured = [session for session in head if metric.name in session.metrics]

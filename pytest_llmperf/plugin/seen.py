@@ -102,19 +102,16 @@ class Seen:
         stale = self._stale(store, results)
         prune = option(self._config, "prune")
         if prune:
-            for hardware, files in stale.items():
-                store.prune(hardware, files)
+            for hardware, modules in stale.items():
+                store.prune(hardware, modules)
         unfit = {result.key: result.unfit for result in results if result.unfit} if recording else {}
         names = [
-            f"{file.removesuffix('.json')}.py::{name}"
-            for files in stale.values()
-            for file, tests in files.items()
-            for name in tests
+            f"{module}::{name}" for modules in stale.values() for module, tests in modules.items() for name in tests
         ]
         self._recorded = Recorded(tuple(changes), unfit, tuple(dict.fromkeys(names)), pruned=prune, done=recording)
 
     def _stale(self, store: Store, results: Sequence[Result]) -> dict[str, dict[str, list[str]]]:
-        """By hardware and file, the stored tests that a run of their whole module no longer holds."""
+        """By hardware and module, the stored tests that a run of their whole module no longer holds."""
         exists = _Existing(self._collected or (), results)
         chosen = [_module(argument) for argument in self._config.args if "::" in argument]
         partly = {module for module in exists.modules if any(argument.endswith(module) for argument in chosen)}
@@ -122,12 +119,11 @@ class Seen:
         full = self._config.args_source is not pytest.Config.ArgsSource.ARGS
         found: dict[str, dict[str, list[str]]] = {}
         for folder in _folders(results):
-            for file, names in store.names(folder).items():
-                module = f"{file.removesuffix('.json')}.py"
+            for module, names in store.names(folder).items():
                 gone = full and not (self._config.rootpath / module).exists()
                 stale = [name for name in names if gone or (module in whole and f"{module}::{name}" not in exists)]
                 if stale:
-                    found.setdefault(folder, {})[file] = stale
+                    found.setdefault(folder, {})[module] = stale
         return found
 
 

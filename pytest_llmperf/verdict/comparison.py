@@ -106,6 +106,10 @@ def decide(estimate: Estimate, tolerance: float, *, alpha: float, beta: float = 
 # Stored baselines: sessions apart in time
 
 
+MOST_ERROR = 1e3
+"""Of a median, relative to it: a larger one, which only a damaged file can hold, could not be squared."""
+
+
 @dataclass(frozen=True)
 class Level:
     """ln of a metric in one session: the mean over its processes, and the standard error of one of them."""
@@ -117,7 +121,7 @@ class Level:
     @classmethod
     def of(cls, medians: Sequence[float], errors: Sequence[float]) -> Level:
         """From each process's median and its standard error, both in the metric's unit and above 0."""
-        relative = [error / median for median, error in zip(medians, errors, strict=True)]
+        relative = [min(error / median, MOST_ERROR) for median, error in zip(medians, errors, strict=True)]
         return cls(
             statistics.fmean(map(math.log, medians)),
             len(medians),
