@@ -81,7 +81,37 @@ def _parser() -> argparse.ArgumentParser:
     measuring.add_argument("-v", "--verbose", action="count", default=0, help="every metric; -vv: samples too")
     measuring.set_defaults(run=_measure)
     _add_stored_commands(commands)
+    _add_calibrate(commands)
     return parser
+
+
+def _add_calibrate(commands: Any) -> None:
+    calibrating = commands.add_parser(
+        "calibrate",
+        help="learn how noisy this machine is",
+        description="Measure pairs of processes that run the same code, and store beside the baselines how far they "
+        "lie apart.",
+    )
+    calibrating.add_argument("target", nargs="?", default=None, metavar="TARGET", help="default: a small random GPT-2")
+    calibrating.add_argument("--pairs", type=_size, default=10, metavar="N", help="pairs of processes (default: 10)")
+    calibrating.add_argument("--prompt-tokens", type=_size, default=128, metavar="N")
+    calibrating.add_argument("--output-tokens", type=_size, default=32, metavar="N")
+    calibrating.add_argument("--rounds", type=_size, metavar="N", help="of each pair (default: as precision needs)")
+    for name in ("device", "dtype", "threads"):
+        option = OPTIONS[name]
+        calibrating.add_argument(
+            f"--{name}", type=_option_type(option), default=option.default, metavar=option.metavar, help=option.help
+        )
+    calibrating.add_argument("--baselines", type=Path, default=Path("baselines"), metavar="DIR")
+    calibrating.add_argument("--traces", type=Path, metavar="FILE", help="keep every round as JSON, or as .gz")
+    calibrating.set_defaults(run=_calibrate)
+
+
+def _calibrate(parsed: argparse.Namespace) -> int:
+    from pytest_llmperf import cli_calibrate
+
+    parsed.target = parsed.target or cli_calibrate.TARGET
+    return cli_calibrate.run(parsed)
 
 
 def _add_stored_commands(commands: Any) -> None:
@@ -134,6 +164,12 @@ def _sizes(text: str) -> list[int]:
     if not all(size.isdecimal() and int(size) > 0 for size in sizes):
         raise argparse.ArgumentTypeError(f"{text!r}: expected whole numbers of at least 1, separated by commas")
     return [int(size) for size in sizes]
+
+
+def _size(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number of at least 1")
+    return int(text)
 
 
 def _option_type(option: Option) -> Callable[[str], Any]:
