@@ -319,6 +319,7 @@ def test_what_only_looks_like_a_conflict_within_a_text_is_none():
     entry = FILE.tests["test_long"]
     content = File(tests={"test_a[\u2028<<<<<<< HEAD\x85>>>>>>> x\r<<<<<<< y]": entry})
     assert read(written(content), File, WHERE) == content
+    assert "the file ends too early" in refusal(written(content)[:-5])
 
 
 def test_keys_may_hold_any_character():

@@ -412,6 +412,13 @@ def test_pruning_leaves_noise_and_a_test_that_another_process_stored_since(folde
     assert store.noise(CPU).calibrations == [CALIBRATION]
 
 
+def test_pruning_what_is_not_there_touches_no_file(folder):
+    record(folder)
+    before = (folder / CHAT).stat().st_ino
+    Store(folder).prune(CPU, {"tests/test_chat.py": ["gone"]})
+    assert (folder / CHAT).stat().st_ino == before
+
+
 def test_a_file_that_cannot_be_pruned_is_an_error_of_ours(folder, monkeypatch):
     record(folder)
     monkeypatch.setattr(Path, "unlink", failing(errno.EROFS))
