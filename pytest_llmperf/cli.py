@@ -152,9 +152,9 @@ def _add_stored_commands(commands: Any) -> None:
 
 def _stored(command: str) -> Callable[[argparse.Namespace], int]:
     def run(parsed: argparse.Namespace) -> int:
-        from pytest_llmperf import cli_stored
+        from pytest_llmperf import cli_baselines
 
-        return int(getattr(cli_stored, command)(parsed))
+        return int(getattr(cli_baselines, command)(parsed))
 
     return run
 

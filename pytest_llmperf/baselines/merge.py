@@ -135,6 +135,8 @@ def _by_sitting(entry: Entry) -> dict[tuple[str, str], Counter[str]]:
     found: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     for session in entry.sessions:
         found[session.recorded, session.commit][_text(session)] += 1
+    if len(entry.sessions) == MOST_SESSIONS:  # of the oldest sitting some may have been dropped
+        del found[min(found)]
     return found
 
 
