@@ -326,6 +326,7 @@ _METRICS = (
         "live tensor bytes that one more call leaves behind",
         "difference of live bytes around the second call of the memory pass",
         _once(lambda measurement: _mib(measurement.memory.leaked_per_call)),
+        gates=True,
     ),
     Metric(
         "peak_reserved_mib",
