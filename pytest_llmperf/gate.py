@@ -31,6 +31,7 @@ from pytest_llmperf.model import (
 )
 from pytest_llmperf.options import choose
 from pytest_llmperf.settings import Settings
+from pytest_llmperf.units import short_number
 from pytest_llmperf.verdict.comparison import alpha
 from pytest_llmperf.verdict.rule import judge_limit, reading
 from pytest_llmperf.verdict.statistics import interval
@@ -177,8 +178,18 @@ class _Comparing:
             new_fails=bool(new) and "new" in self.gate.strict and not self.gate.recording,
             since=tuple(since(self.baseline, self.head[0])),
             recording=self._recording(),
-            unfit="" if self.gate.force else "it breaks a limit" if broken else self.disturbance,
+            unfit=self._unfit(broken=broken),
+            unconfirmed=self.evidence.unconfirmed,
         )
+
+    def _unfit(self, *, broken: bool) -> str:
+        if self.gate.force:
+            return ""
+        if broken:
+            return "it breaks a limit"
+        if self.gate.recording and self.evidence.unconfirmed:
+            return f"measured in {len(self.head)} of {self.gate.processes} processes: {self.evidence.unconfirmed}"
+        return self.disturbance
 
     def _compared(self, metric: Metric) -> Comparison | None:
         sample = self.evidence.measurement.samples[metric.name]
@@ -186,12 +197,27 @@ class _Comparing:
         found = compare(metric, self.baseline, self.head, self.rules, missing)
         if found is None:
             return None
+        if metric.kind is not Kind.TIMED:
+            # One reading without noise is enough where no other can be had, or none is asked for.
+            if found.suspect and (self.evidence.unconfirmed or self.gate.recording):
+                note = "not measured again" if self.evidence.unconfirmed else ""
+                return found.with_note(note, verdict=Verdict.REGRESSED, suspect=False)
+            return found
+        if self.disturbance and (found.suspect or found.verdict is Verdict.REGRESSED):
+            return found.with_note(self.disturbance, verdict=Verdict.INCONCLUSIVE, suspect=False, cause="conditions")
         if found.suspect and self.evidence.unconfirmed:
-            certain = metric.kind is not Kind.TIMED  # one reading without noise is enough where no other can be had
-            verdict = Verdict.REGRESSED if certain else found.verdict
-            return found.with_note(f"not measured again: {self.evidence.unconfirmed}", verdict=verdict, suspect=False)
-        if found.verdict is Verdict.REGRESSED and metric.kind is Kind.TIMED and self.disturbance:
-            return found.with_note(self.disturbance, verdict=Verdict.INCONCLUSIVE, cause="conditions")
+            return found.with_note("not measured again", suspect=False)
+        again = self.evidence.again
+        if (
+            found.verdict is Verdict.REGRESSED
+            and again
+            and not _fails(compare(metric, self.baseline, again, self.rules))
+        ):
+            found = dataclasses.replace(found, verdict=Verdict.INCONCLUSIVE)  # the mean of both would hide who did it
+        if found.verdict is Verdict.INCONCLUSIVE and not found.quiet and again:
+            readings = [session.metrics[metric.name].median for session in again if metric.name in session.metrics]
+            shown = ", ".join(map(short_number, readings)) or "nothing"
+            return found.with_note(f"{shown} when measured again")
         return found
 
     def _by_options(self, row: Row) -> Row:
@@ -201,6 +227,8 @@ class _Comparing:
         cause = row.comparison.cause if row.comparison else ""
         names = {Verdict.NEW: "new", Verdict.INCONCLUSIVE: "inconclusive"}
         strictly = {names.get(row.verdict, ""), cause} & self.gate.strict if row.verdict else set()
+        if row.verdict is Verdict.NEW and not self.baseline.sessions:  # the whole test is, which is said once
+            strictly = set()
         return dataclasses.replace(row, outcome=True) if strictly and not self.gate.recording else row
 
     def _why_new(self) -> str:
@@ -219,6 +247,11 @@ class _Comparing:
 
 def _is_median_of(metric: Metric, row: Row) -> bool:
     return (row.metric, row.statistic) == (metric.name, "median")
+
+
+def _fails(comparison: Comparison | None) -> bool:
+    """Whether it is REGRESSED, or would be if more processes agreed."""
+    return comparison is not None and (comparison.suspect or comparison.verdict is Verdict.REGRESSED)
 
 
 def _with(row: Row, comparison: Comparison) -> Row:

@@ -473,6 +473,8 @@ class Result:
     """What a baseline stores of it."""
     unfit: str = ""
     """Why it should not be recorded."""
+    unconfirmed: str = ""
+    """Why no fresh process measured it again."""
     expected_to_fail: bool = False
     """The test is marked xfail."""
 

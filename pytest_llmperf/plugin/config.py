@@ -98,6 +98,11 @@ def _check_full_run(config: pytest.Config) -> None:
     filtered = [flag for name, flag in _FILTERS.items() if config.getoption(name, None)]
     if config.args_source is pytest.Config.ArgsSource.ARGS:
         filtered.append("a choice of paths")
+    elif (
+        config.args_source is pytest.Config.ArgsSource.INVOCATION_DIR
+        and config.invocation_params.dir != config.rootpath
+    ):
+        filtered.append("a call in a folder below rootdir")
     if filtered:
         raise UsageError(f"--llmperf-prune with {filtered[0]}: what such a run lacks may still exist; run all tests")
 

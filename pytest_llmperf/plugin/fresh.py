@@ -6,6 +6,7 @@ The fresh process is pytest, called as this one was, and then told to run the on
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,7 @@ import pytest
 
 from pytest_llmperf.baselines.schema import Recording, Session
 from pytest_llmperf.errors import MeasurementError
+from pytest_llmperf.plugin.xdist import call_of
 
 FRESH = pytest.StashKey[bool]()
 """Set in a fresh process."""
@@ -28,6 +30,8 @@ _SILENT: dict[str, Any] = {
     "failedfirst": False,
     "newfirst": False,
     "stepwise": False,
+    "stepwise_skip": False,
+    "stepwise_reset": False,
     "maxfail": 0,
     "usepdb": False,
     "trace": False,
@@ -36,6 +40,7 @@ _SILENT: dict[str, Any] = {
     "tx": [],
     "looponfail": False,
     "cacheclear": False,
+    "log_file": os.devnull,
     "xmlpath": None,
     "htmlpath": None,
     "report_log": None,
@@ -53,55 +58,66 @@ _SILENT: dict[str, Any] = {
     "llmperf_force": None,
 }
 """Options that choose among tests, spread them, or write files, as they are when nobody names them."""
-_LINES_SHOWN = 5
+_PATIENCE_S = 600.0
+"""A fresh process may take this long beside twice the time that this one has taken to load and measure."""
+_START = "import sys; sys.path[:] = {path!r}; from {module} import main; raise SystemExit(main())"
+"""The path is set before anything is looked up: in the folder of a call may lie a user's own `queue.py`."""
 
 
-def measured_again(config: pytest.Config, nodeid: str) -> dict[str, Session]:
+def measured_again(config: pytest.Config, nodeid: str, taken: float) -> dict[str, Session]:
     """What a fresh process measures in that test, by key.
 
+    Args:
+        taken: seconds that this process has needed so far.
+
     Raises:
-        MeasurementError: it ended without a measurement; its last lines say why.
+        MeasurementError: it ended without a measurement, or does not end; the last it said is why.
     """
-    with tempfile.TemporaryDirectory(prefix="llmperf-") as folder:
+    arguments, called_in = call_of(config)
+    with tempfile.TemporaryDirectory(prefix="llmperf-", ignore_cleanup_errors=True) as folder:
         request = Path(folder, "request.json")
         answer = Path(folder, "answer.json")
+        if config.pluginmanager.hasplugin("cacheprovider"):
+            arguments = ["-o", f"cache_dir={Path(folder, 'cache')}", *arguments]
         request.write_text(
             json.dumps(
                 {
-                    "arguments": [str(argument) for argument in config.invocation_params.args],
+                    "arguments": arguments,
                     "test": str(config.rootpath / nodeid),
-                    "path": sys.path,
                     "answer": str(answer),
                     "basetemp": str(Path(folder, "basetemp")),
                 }
-            )
+            ),
+            encoding="utf-8",
         )
-        command = [sys.executable, "-c", f"from {__name__} import main; raise SystemExit(main())", str(request)]
-        output = _run(command, config.invocation_params.dir)
-        recordings = json.loads(answer.read_text()) if answer.exists() else []
+        command = [sys.executable, "-c", _START.format(path=sys.path, module=__name__), str(request)]
+        output = _run(command, called_in, Path(folder, "output"), _PATIENCE_S + 2 * taken)
+        recordings = json.loads(answer.read_text(encoding="utf-8")) if answer.exists() else []
     if not recordings:
-        told = " / ".join([line for line in output.splitlines() if line.strip()][-_LINES_SHOWN:])
-        raise MeasurementError(f"a fresh process could not measure {nodeid}: {told or 'it said nothing'}")
+        raise MeasurementError(f"the fresh process measured nothing: {_reason(output)}")
     return {each.key: each.sessions[0] for each in (Recording(**recording) for recording in recordings)}
 
 
-def _run(command: list[str], folder: Path) -> str:
-    """The output of a command, which does not outlive this process's interest in it."""
-    process = subprocess.Popen(
-        command,
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-    )
-    try:
-        return process.communicate()[0]
-    except BaseException:
-        process.kill()
-        process.wait()
-        raise
+def _run(command: list[str], folder: str, told: Path, patience: float) -> str:
+    """The output of a command, which does not outlive this process's interest in it.
+
+    A file, and no pipe: whatever the command leaves running would hold a pipe open.
+    """
+    with told.open("wb") as output:
+        try:
+            subprocess.run(
+                command, cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, timeout=patience
+            )
+        except subprocess.TimeoutExpired:
+            raise MeasurementError(f"the fresh process did not end within {patience:.0f} s") from None
+    return told.read_text(encoding="utf-8", errors="replace")
+
+
+def _reason(output: str) -> str:
+    """The line of pytest's output that says most."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    telling = [line for line in lines if line.startswith(("FAILED ", "ERROR ", "ERROR: "))] or lines
+    return telling[-1] if telling else "it said nothing"
 
 
 class Fresh:
@@ -125,11 +141,10 @@ class Fresh:
 
     def pytest_sessionfinish(self) -> None:
         if self._recordings:
-            Path(self._request["answer"]).write_text(json.dumps(list(self._recordings.values())))
+            Path(self._request["answer"]).write_text(json.dumps(list(self._recordings.values())), encoding="utf-8")
 
 
 def main() -> int:
     """Run as a fresh process; the command line names the request."""
-    request = json.loads(Path(sys.argv[1]).read_text())
-    sys.path[:] = request["path"]
+    request = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     return int(pytest.main(request["arguments"], plugins=[Fresh(request)]))

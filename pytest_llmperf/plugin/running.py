@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime, timezone
@@ -9,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from pytest_llmperf.baselines import schema
 from pytest_llmperf.baselines.environment import commit, cpu_model, nvidia_gpus, versions
 from pytest_llmperf.baselines.store import Store
 from pytest_llmperf.errors import DeviceMissingError, LlmperfError
@@ -20,6 +23,7 @@ from pytest_llmperf.plugin.fresh import FRESH, measured_again
 from pytest_llmperf.plugin.items import FIXTURES, hiding_fixture, key_of, measures
 from pytest_llmperf.plugin.marks import levels_of
 from pytest_llmperf.plugin.progress import Progress
+from pytest_llmperf.plugin.xdist import RECORDED
 from pytest_llmperf.reports.table import row_name
 from pytest_llmperf.session import Defaults, Llm, Session
 
@@ -49,8 +53,12 @@ class Running:
             self._progress,
             _exclusive(config),
             None if option(config, "mode") == "smoke" else _gate(config, measuring),
-            None if FRESH in config.stash else lambda nodeid: measured_again(config, nodeid),
+            None if FRESH in config.stash else self._measured_again,
         )
+        self._begun = time.monotonic()
+
+    def _measured_again(self, nodeid: str) -> dict[str, schema.Session]:
+        return measured_again(self._config, nodeid, time.monotonic() - self._begun)
 
     def llm(self, request: pytest.FixtureRequest) -> Llm:
         """The one `Llm` of a test, its target loaded if the marks name one."""
@@ -95,6 +103,8 @@ class Running:
         return outcome
 
     def _judge(self, item: pytest.Item, results: list[Result]) -> None:
+        if FRESH in self._config.stash:  # who asked for it judges
+            return
         from pytest_llmperf.reports.terminal import failure_text
 
         broken = [result for result in results if result.fails]
@@ -140,7 +150,8 @@ def _results(item: pytest.Item) -> list[Result]:
     """As they were settled, or at first look where the test's own body failed."""
     if RESULTS in item.stash:
         return item.stash[RESULTS]
-    return item.stash[LLM].results() if LLM in item.stash else []
+    first_look = item.stash[LLM].results() if LLM in item.stash else []
+    return [dataclasses.replace(result, unfit="its test did not pass") for result in first_look]
 
 
 def _forget(item: pytest.Item) -> None:
@@ -178,10 +189,11 @@ def _exclusive(config: pytest.Config) -> Callable[[str], AbstractContextManager[
 
 def _gate(config: pytest.Config, measuring: int) -> Gate:
     folder = baselines_folder(config)
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     timed = sum(metric.gates and metric.kind is Kind.TIMED for metric in CATALOGUE.values())
     return Gate(
         Store(folder),
-        recorded=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        recorded=getattr(config, "workerinput", {}).get(RECORDED, now),
         commit=commit(config.rootpath, folder),
         tolerance=option(config, "tolerance"),
         gate=frozenset(option(config, "gate")),

@@ -5,7 +5,7 @@ Only the process that has the terminal writes; workers send plain data.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,42 +19,56 @@ if TYPE_CHECKING:
     from pytest_llmperf.reports.recorded import Recorded
 
 
+SEEN = "llmperf_seen"
+"""Where a worker of xdist leaves in its `workeroutput` what it collected."""
+
+
 class Seen:
     """Collects results; at the end records them, says what is stale, and prints the summary."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self._results: dict[str, dict[str, Any]] = {}
-        self._collected: list[str] | None = None
+        self._existing: set[str] = set()
+        """Node ids, also of tests that were not chosen."""
         self._unsure: set[str] = set()
         """Modules of which tests may exist that were not collected."""
+        self._complete = False
+        """Whether collection came to its end."""
         self._recorded: Recorded | None = None
         self._fault = ""
 
-    def pytest_collection_finish(self, session: pytest.Session) -> None:
-        self._collected = [item.nodeid for item in session.items]
-
-    @pytest.hookimpl(optionalhook=True)
-    def pytest_xdist_node_collection_finished(self, ids: Sequence[str]) -> None:
-        self._collected = list(ids)
-
-    def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
-        self._unsure.update(_module(item.nodeid) for item in items)
+    def pytest_itemcollected(self, item: pytest.Item) -> None:
+        self._existing.add(item.nodeid)
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if not report.passed:
             self._unsure.add(_module(report.nodeid))
 
+    def pytest_collection_finish(self) -> None:
+        self._complete = not self._config.getoption("lf", False)  # which leaves tests out before they are collected
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """What a worker of xdist collected; the controller collects nothing."""
+        if seen := getattr(node, "workeroutput", {}).get(SEEN):
+            existing, unsure, self._complete = seen
+            self._existing.update(existing)
+            self._unsure.update(unsure)
+
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         for result in getattr(report, "llmperf", ()):
             result["expected_to_fail"] = hasattr(report, "wasxfail")
-            if report.failed and not result["unfit"]:
-                result["unfit"] = "its test failed"
             self._results[result["key"]] = result  # a rerun takes the place of what it repeats
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        if hasattr(self._config, "workerinput") or self._config.getoption("collectonly"):
-            return
+        if hasattr(self._config, "workerinput"):
+            output: dict[str, Any] = self._config.workeroutput  # type: ignore[attr-defined]  # xdist's
+            output[SEEN] = (sorted(self._existing), sorted(self._unsure), self._complete)
+        elif not self._config.getoption("collectonly"):
+            self._finish(session)
+
+    def _finish(self, session: pytest.Session) -> None:
         recording = is_recording(self._config)
         if self._results:
             try:
@@ -62,10 +76,17 @@ class Seen:
             except BaselineError as error:
                 self._fault = str(error)
                 session.exitstatus = max(session.exitstatus, pytest.ExitCode.TESTS_FAILED)
-        elif (recording or option(self._config, "strict")) and session.exitstatus == pytest.ExitCode.OK:
-            asked = "was to be recorded" if recording else "was to be judged strictly"
-            self._fault = f"nothing was measured, where something {asked}"
+        elif session.exitstatus == pytest.ExitCode.OK and (asked := self._asked(recording=recording)):
+            self._fault = f"nothing was measured, where something was to be {asked}"
             session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
+
+    def _asked(self, *, recording: bool) -> str:
+        """What cannot have been done in a run that measured nothing."""
+        if recording:
+            return "recorded"
+        if option(self._config, "prune"):
+            return "kept, and the rest dropped"
+        return "judged strictly" if option(self._config, "strict") and option(self._config, "mode") == "on" else ""
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         reporter, config = terminalreporter, self._config
@@ -99,8 +120,13 @@ class Seen:
 
             fit = [Recording(**result.recording) for result in results if result.recording and not result.unfit]
             changes = store.record(fit, append=option(self._config, "append"))
-        stale = self._stale(store, results)
         prune = option(self._config, "prune")
+        try:
+            stale = self._stale(store, results)
+        except BaselineError:  # its own tests have said so, if they were to run
+            if prune:
+                raise
+            stale = {}
         if prune:
             for hardware, modules in stale.items():
                 store.prune(hardware, modules)
@@ -111,11 +137,14 @@ class Seen:
         self._recorded = Recorded(tuple(changes), unfit, tuple(dict.fromkeys(names)), pruned=prune, done=recording)
 
     def _stale(self, store: Store, results: Sequence[Result]) -> dict[str, dict[str, list[str]]]:
-        """By hardware and module, the stored tests that a run of their whole module no longer holds."""
-        exists = _Existing(self._collected or (), results)
+        """By hardware and module, the stored tests that are surely no more.
+
+        Either their whole module was collected without them, or it was to be and there is no such file.
+        """
+        exists = _Existing(self._existing, results)
         chosen = [_module(argument) for argument in self._config.args if "::" in argument]
         partly = {module for module in exists.modules if any(argument.endswith(module) for argument in chosen)}
-        whole = exists.modules - self._unsure - partly
+        whole = exists.modules - self._unsure - partly if self._complete else set()
         full = self._config.args_source is not pytest.Config.ArgsSource.ARGS
         found: dict[str, dict[str, list[str]]] = {}
         for folder in _folders(results):
@@ -127,10 +156,14 @@ class Seen:
         return found
 
 
+_NO_PARAMETERS = "[NOTSET]"
+"""pytest's id of a test whose list of parameters is empty today."""
+
+
 class _Existing:
     """Which keys belong to tests that were collected, or to labels that such a test may still measure."""
 
-    def __init__(self, collected: Sequence[str], results: Sequence[Result]) -> None:
+    def __init__(self, collected: Collection[str], results: Sequence[Result]) -> None:
         self._collected = set(collected)
         self._measured = {result.key for result in results}
         sure = {self._test(result.key) for result in results}
@@ -139,7 +172,9 @@ class _Existing:
 
     def __contains__(self, key: str) -> bool:
         test = self._test(key)
-        return test is not None and (key in self._measured or test not in self._complete)
+        if test is None:
+            return f"{key.partition('[')[0]}{_NO_PARAMETERS}" in self._collected
+        return key in self._measured or test not in self._complete
 
     def _test(self, key: str) -> str | None:
         """The node id in a key, which may end in a label."""

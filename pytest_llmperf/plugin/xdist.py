@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,10 @@ import pytest
 FOLDER = "llmperf_folder"
 """Where a worker finds the run's folder in its `workerinput`."""
 GROUPS = "groups.json"
+CALL = "llmperf_call"
+"""Where it finds the arguments and the folder with which pytest was called."""
+RECORDED = "llmperf_recorded"
+"""Where it finds when the run began: the workers measure in one sitting."""
 
 
 class Controller:
@@ -28,6 +33,7 @@ class Controller:
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self._folder: Path | None = None
+        self._begun = datetime.now(timezone.utc).isoformat(timespec="seconds")
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
@@ -37,6 +43,8 @@ class Controller:
             self._folder = Path(tempfile.gettempdir()) / name
             self._config.add_cleanup(self._remove)
         node.workerinput[FOLDER] = str(self._folder)
+        node.workerinput[RECORDED] = self._begun
+        node.workerinput[CALL] = call_of(self._config)
 
     @pytest.hookimpl(optionalhook=True, trylast=True)
     def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> object | None:
@@ -155,6 +163,14 @@ def _all_of(paths: Sequence[Path]) -> Iterator[None]:
         for path in paths:
             held.enter_context(_lock(path))
         yield
+
+
+def call_of(config: pytest.Config) -> tuple[list[str], str]:
+    """The arguments and the folder with which pytest was called, whether or not this is a worker."""
+    if hasattr(config, "workerinput"):
+        arguments, folder = config.workerinput[CALL]
+        return list(arguments), folder
+    return [str(argument) for argument in config.invocation_params.args], str(config.invocation_params.dir)
 
 
 def gpus(device: str) -> list[str]:

@@ -13,7 +13,7 @@ from pytest_llmperf.units import percent, plus_minus, short_number
 
 NOT_JUDGED = "not judged"
 SMALLER = (
-    "no change seen where it says INCONCLUSIVE; llmperf calibrate, and --llmperf-append on other days, "
+    "INCONCLUSIVE: not to be told from this machine's noise; llmperf calibrate, and --llmperf-append on other days, "
     "let smaller changes be seen"
 )
 
@@ -84,7 +84,7 @@ def overview(results: Sequence[Result]) -> list[Table]:
         medians = {row.metric: row.value for row in result.rows if row.statistic == "median"}
         figures = [_figure(medians.get(metric)) for metric in _SHOWN]
         verdict = verdict_cell(result.verdict)
-        if result.expected_to_fail or result.quiet:
+        if result.expected_to_fail or result.quiet or (result.verdict is Verdict.REGRESSED and not result.fails):
             verdict = dataclasses.replace(verdict, verdict=None, dim=True)
         table.rows.append((Cell(name or module), Cell(shape(result.workload)), *figures, verdict))
     return list(tables.values())
@@ -102,6 +102,8 @@ def details(result: Result, *, judged_only: bool = False, samples: bool = False)
             table.notes.append(f"{row_name(row)}: {row.note}")
         if samples and len(row.values) > 1:
             table.notes.append(f"{row_name(row)} samples: {_in_short(row.values)}")
+    if result.unconfirmed:
+        table.notes.append(f"not measured again: {result.unconfirmed}")
     return table
 
 
@@ -136,7 +138,10 @@ def _change(comparison: Comparison) -> str:
     if comparison.change is None or comparison.quiet:
         return ""
     shown = percent(comparison.change, signed=True)
-    return shown if comparison.spread is None else f"{shown} ± {percent(comparison.spread).removesuffix(' %')}"
+    if comparison.spread is None:
+        return shown
+    lost = comparison.spread > max(1.0, abs(comparison.change))  # its figure would say no more
+    return f"{shown} ± {'>100' if lost else percent(comparison.spread).removesuffix(' %')}"
 
 
 def _verdict(row: Row) -> Cell:
@@ -214,9 +219,24 @@ def hints(results: Sequence[Result]) -> list[str]:
     lines = []
     if new := dict.fromkeys(result.new for result in results if result.new):
         lines.append(f"NEW: {'; '.join(new)} (pytest --llmperf-update records what is measured)")
-    if any(result.quiet for result in results):
+    unsure = [(result, row) for result in results for row in result.rows if _is_unsure(row)]
+    lines += [f"{result.key}: {_failing(row)}" for result, row in unsure[:_MOST_UNSURE]]
+    if len(unsure) > _MOST_UNSURE:
+        lines.append(f"and {len(unsure) - _MOST_UNSURE} more like that (-v shows them)")
+    lines += dict.fromkeys(f"not measured again: {result.unconfirmed}" for result in results if result.unconfirmed)
+    compared = [row.comparison for result in results for row in result.rows if row.verdict is Verdict.INCONCLUSIVE]
+    if any(comparison and comparison.spread is not None and not comparison.cause for comparison in compared):
         lines.append(SMALLER)
     return lines
+
+
+_MOST_UNSURE = 3
+
+
+def _is_unsure(row: Row) -> bool:
+    """INCONCLUSIVE, and no change within its tolerance; one that fails has been told already."""
+    comparison = row.comparison
+    return row.verdict is Verdict.INCONCLUSIVE and not row.fails and comparison is not None and not comparison.quiet
 
 
 def shape(workload: Workload) -> str:

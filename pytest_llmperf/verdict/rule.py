@@ -77,7 +77,7 @@ def judge_timed(base: float, estimate: Estimate, metric: Metric, tolerance: floa
     change, spread = ratio - 1, ratio * math.sinh(estimate.spread)
     quiet = verdict is Verdict.INCONCLUSIVE and abs(estimate.change) < math.log1p(tolerance)
     if quiet:
-        note = f"no change seen (± {percent(spread)})"
+        note = f"no change seen (± {percent(spread) if spread < 1 else 'over 100 %'})"
     elif verdict is Verdict.INCONCLUSIVE:
         note = f"within this machine's noise, tolerance {percent(tolerance)}"
     else:

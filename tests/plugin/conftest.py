@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
+from pytest_llmperf.session import Llm
 from tests.fakes import TINY
+from tests.plugin.stored import Stored
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -31,3 +35,48 @@ def suite(pytester: pytest.Pytester) -> pytest.Pytester:
     """A folder for a test module that measures quickly."""
     pytester.makeini("[pytest]\nllmperf_max_time = 0.05\nllmperf_rounds = 3\naddopts = -p no:cacheprovider\n")
     return pytester
+
+
+@pytest.fixture
+def stored(suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Stored:
+    """The same with baselines, and a terminal on which no line is folded."""
+    monkeypatch.setenv("COLUMNS", "250")
+    return Stored(suite)
+
+
+Again = Callable[..., list[str]]
+
+
+@pytest.fixture
+def again(monkeypatch: pytest.MonkeyPatch) -> Again:
+    """Fresh processes without a process: `again(times=…)` has them measure as the first did, timed metrics so many
+    times as much; `again(fails=…)` has none. The list is of the tests they were asked for.
+    """
+
+    def behave(times: float = 1.0, fails: str = "") -> list[str]:
+        asked: list[str] = []
+
+        def measure_again(llm: Llm) -> None:
+            asked.append(llm._key)
+            gate = llm._session.gate
+            assert gate is not None
+            for evidence in llm._evidence.values():
+                evidence.unconfirmed = fails
+                if not fails:
+                    session = gate.session(
+                        evidence.measurement, evidence.settings, gate.rules(evidence.settings, evidence.measurement)
+                    )
+                    evidence.again.append(_slowed(session, times))
+
+        monkeypatch.setattr(Llm, "_measure_again", measure_again)
+        return asked
+
+    return behave
+
+
+def _slowed(session: Any, times: float) -> Any:
+    metrics = {
+        name: reading.model_copy(update={"median": reading.median * (times if name.endswith("_ms") else 1)})
+        for name, reading in session.metrics.items()
+    }
+    return session.model_copy(update={"metrics": metrics})
