@@ -32,7 +32,7 @@ from pytest_llmperf.model import (
 from pytest_llmperf.options import choose
 from pytest_llmperf.settings import Settings
 from pytest_llmperf.units import short_number
-from pytest_llmperf.verdict.comparison import alpha
+from pytest_llmperf.verdict.comparison import Noise, alpha
 from pytest_llmperf.verdict.rule import judge_limit, reading
 from pytest_llmperf.verdict.statistics import interval
 
@@ -63,7 +63,7 @@ class Gate:
     recording: bool = False
     force: bool = False
     processes: int = 1
-    _noise: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    _noise: dict[tuple[str, int | None], Mapping[str, Noise]] = field(default_factory=dict)
 
     def check(self, key: str, device: str) -> None:
         """Read what is stored of a test before any time goes into measuring it.
@@ -78,15 +78,16 @@ class Gate:
     def rules(self, settings: Settings, measurement: Measurement) -> Rules:
         """By what this measurement is compared."""
         environment = measurement.environment
-        if environment.hardware not in self._noise:
-            self._noise[environment.hardware] = noise_of(self.store.noise(environment.hardware), environment)
+        machine = (environment.hardware, environment.threads)
+        if machine not in self._noise:
+            self._noise[machine] = noise_of(self.store.noise(environment.hardware), environment)
         return Rules(
             device_type=environment.device_type,
             tolerance=choose("tolerance", mark=settings.tolerance, run=self.tolerance),
             tolerances={tolerance.metric: tolerance.fraction for tolerance in settings.tolerances},
             gate=self.gate,
             alpha=alpha(self.comparisons),
-            noise=self._noise[environment.hardware],
+            noise=self._noise[machine],
         )
 
     def session(self, measurement: Measurement, settings: Settings, rules: Rules) -> Session:
