@@ -8,8 +8,8 @@ from pytest_llmperf.reports.table import Cell, Column, Table
 from pytest_llmperf.units import percent
 from pytest_llmperf.verdict.comparison import Noise
 
-_NOISE = ("rounds", "processes", "sessions")
-_VISIBLE = ("1 stored", "5 stored", "20 stored", "duet")
+_NOISE = ("rounds", "process", "session")
+_VISIBLE = ("vs 1", "vs 5", "vs 20", "duet")
 _COLUMNS = (Column("metric"), *(Column(name, right=True) for name in (*_NOISE, *_VISIBLE)))
 
 
@@ -22,7 +22,6 @@ def calibrated(levels: Sequence[tuple[str, float, Noise, Sequence[float]]], pair
         if noise.bimodal:
             table.notes.append(f"{metric}: processes fall into two groups, so that three must agree")
     table.notes.append(
-        "stored, duet: the smallest slowdown that is REGRESSED at a tolerance of 5 %, against so many stored "
-        "sessions, and by duet"
+        "vs 1, 5, 20 stored sessions, and by duet: the smallest slowdown that is REGRESSED at a tolerance of 5 %"
     )
     return table
