@@ -73,11 +73,6 @@ def standard_output() -> tuple[bool, int]:
     return console.is_terminal and not console.no_color, console.width
 
 
-def full_table_text(table: Table, width: int, colour: bool) -> str:
-    """One table with its title and notes."""
-    return _text(_rendered(table, width), width, colour)
-
-
 def table_text(table: Table, width: int, colour: bool) -> str:
     """One bare table."""
     return _text(_grid(table, width), width, colour)

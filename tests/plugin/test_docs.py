@@ -118,7 +118,7 @@ def test_every_text_block_is_compared_with_what_it_shows() -> None:
 def test_the_folders_shown_are_those_that_are_written(suite: pytest.Pytester) -> None:
     folder = suite.mkdir("tests")
     (folder / "test_chat.py").write_text(blocks("python")[0].text)
-    suite.runpytest("--llmperf-update", "--llmperf-max-time=0.2").assert_outcomes(passed=1)
+    suite.runpytest("--llmperf-update", "--llmperf-force", "--llmperf-max-time=0.2").assert_outcomes(passed=1)
     written = {path for path in suite.path.glob("baselines/**/*") if path.is_file()}
     written.add(suite.path / "baselines" / hardware("cpu") / "noise.json")  # written by llmperf calibrate
     shown = {line.split()[0].replace("cpu-amd-epyc-2c", hardware("cpu")) for line in lines_of("baselines.md")}

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import io
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from pytest_llmperf.errors import LlmperfError, UsageError
 from pytest_llmperf.options import OPTIONS, Option
 
-if TYPE_CHECKING:
-    from pytest_llmperf.model import Measurement
+CALIBRATED = "random:gpt2?n_layer=2&n_embd=256&n_head=4&vocab_size=1000"
+"""Small enough for any machine, and large enough that a token takes about as long as in models that are tested."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
 
     listing = commands.add_parser("metrics", help="print the catalogue of metrics")
     listing.add_argument("--markdown", action="store_true", help="as the table of docs/metrics.md")
-    listing.set_defaults(run=_metrics)
+    listing.set_defaults(run=_command("measure", "metrics"))
 
     measuring = commands.add_parser(
         "measure",
@@ -79,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
         "--json", type=Path, metavar="FILE", help="write everything seen as JSON; - for standard output"
     )
     measuring.add_argument("-v", "--verbose", action="count", default=0, help="every metric; -vv: samples too")
-    measuring.set_defaults(run=_measure)
+    measuring.set_defaults(run=_command("measure", "measure"))
     _add_stored_commands(commands)
     _add_calibrate(commands)
     return parser
@@ -92,7 +91,7 @@ def _add_calibrate(commands: Any) -> None:
         description="Measure pairs of processes that run the same code, and store beside the baselines how far they "
         "lie apart.",
     )
-    calibrating.add_argument("target", nargs="?", default=None, metavar="TARGET", help="default: a small random GPT-2")
+    calibrating.add_argument("target", nargs="?", default=CALIBRATED, metavar="TARGET", help="default: %(default)s")
     calibrating.add_argument("--pairs", type=_size, default=10, metavar="N", help="pairs of processes (default: 10)")
     calibrating.add_argument("--prompt-tokens", type=_size, default=128, metavar="N")
     calibrating.add_argument("--output-tokens", type=_size, default=32, metavar="N")
@@ -104,14 +103,7 @@ def _add_calibrate(commands: Any) -> None:
         )
     calibrating.add_argument("--baselines", type=Path, default=Path("baselines"), metavar="DIR")
     calibrating.add_argument("--traces", type=Path, metavar="FILE", help="keep every round as JSON, or as .gz")
-    calibrating.set_defaults(run=_calibrate)
-
-
-def _calibrate(parsed: argparse.Namespace) -> int:
-    from pytest_llmperf import cli_calibrate
-
-    parsed.target = parsed.target or cli_calibrate.TARGET
-    return cli_calibrate.run(parsed)
+    calibrating.set_defaults(run=_command("calibrate", "calibrate"))
 
 
 def _add_stored_commands(commands: Any) -> None:
@@ -119,7 +111,7 @@ def _add_stored_commands(commands: Any) -> None:
     showing = commands.add_parser("show", help="print what is stored", description=f"Print what PATH holds: {paths}.")
     showing.add_argument("paths", nargs="*", type=Path, default=[Path("baselines")], metavar="PATH")
     showing.add_argument("-v", "--verbose", action="count", default=0, help="every metric, and how it was measured")
-    showing.set_defaults(run=_stored("show"))
+    showing.set_defaults(run=_command("baselines", "show"))
 
     comparing = commands.add_parser(
         "compare",
@@ -138,7 +130,7 @@ def _add_stored_commands(commands: Any) -> None:
     )
     comparing.add_argument("--hardware", default="", metavar="NAME", help="only what was measured on this")
     comparing.add_argument("-v", "--verbose", action="count", default=0, help="also what is OK")
-    comparing.set_defaults(run=_stored("compare"))
+    comparing.set_defaults(run=_command("baselines", "compare"))
 
     merging = commands.add_parser(
         "merge",
@@ -147,14 +139,14 @@ def _add_stored_commands(commands: Any) -> None:
     )
     merging.add_argument("shards", nargs="+", type=Path, metavar="SHARD")
     merging.add_argument("--into", type=Path, required=True, metavar="DIR", help="if it exists, one shard more")
-    merging.set_defaults(run=_stored("merge"))
+    merging.set_defaults(run=_command("baselines", "merge"))
 
 
-def _stored(command: str) -> Callable[[argparse.Namespace], int]:
+def _command(module: str, name: str) -> Callable[[argparse.Namespace], int]:
+    """A command, whose module is imported only to run it."""
+
     def run(parsed: argparse.Namespace) -> int:
-        from pytest_llmperf import cli_baselines
-
-        return int(getattr(cli_baselines, command)(parsed))
+        return int(getattr(importlib.import_module(f"pytest_llmperf.cli.{module}"), name)(parsed))
 
     return run
 
@@ -180,83 +172,3 @@ def _option_type(option: Option) -> Callable[[str], Any]:
             raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
 
     return parse
-
-
-def _metrics(parsed: argparse.Namespace) -> int:
-    from pytest_llmperf.reports.catalogue import catalogue_markdown, catalogue_text
-
-    colour, width = _terminal()
-    print(catalogue_markdown() if parsed.markdown else catalogue_text(width, colour))
-    return 0
-
-
-def _measure(parsed: argparse.Namespace) -> int:
-    from rich.console import Console
-
-    from pytest_llmperf.reports.table import shape
-    from pytest_llmperf.reports.terminal import summary
-    from pytest_llmperf.session import Defaults, Llm, Session
-    from pytest_llmperf.settings import check
-    from pytest_llmperf.workloads import grid
-
-    if parsed.json is not None and not parsed.json.parent.is_dir():
-        raise UsageError(f"--json {parsed.json}: there is no folder {parsed.json.parent}")
-    sizes = {"prompt_tokens": parsed.prompt_tokens, "output_tokens": parsed.output_tokens}
-    workloads = grid({**sizes, "batch_size": parsed.batch_size}, parsed.prompt)
-    defaults = Defaults(parsed.device, parsed.dtype, parsed.threads, parsed.rounds, parsed.max_time)
-    console = Console(stderr=True)
-    with console.status("starting") as status:
-        session = Session(defaults, lambda stage: status.update(stage or "…"))
-        level = check(parsed.limit, {"model": parsed.target})
-        llm = Llm(session, level.keywords["model"].id, [level])
-        measurements = []
-        for workload in workloads:
-            label = shape(workload) if len(workloads) > 1 else None
-            try:
-                measurements.append(llm.measure(label, workload=workload))
-            except LlmperfError as error:
-                if len(workloads) == 1:
-                    raise
-                print(f"llmperf: {shape(workload)}: {error}", file=sys.stderr)
-    if not measurements:
-        return 1
-    if parsed.json is not None:
-        text = _report(measurements)
-        if str(parsed.json) == "-":
-            print(text, end="")
-            return _status(llm.results(), len(workloads))
-        parsed.json.write_text(text, encoding="utf-8")
-    colour, width = _terminal()
-    print(summary(llm.results(), width, colour, max(parsed.verbose, int(len(workloads) == 1))))
-    return _status(llm.results(), len(workloads))
-
-
-def _report(measurements: Sequence[Measurement]) -> str:
-    """Everything seen, each measurement with what a baseline would store of it."""
-    from pytest_llmperf.baselines.compare import Rules
-    from pytest_llmperf.baselines.environment import commit
-    from pytest_llmperf.baselines.store import Store
-    from pytest_llmperf.gate import Gate, recording
-    from pytest_llmperf.reports.table import shape
-    from pytest_llmperf.settings import Settings
-
-    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    gate = Gate(Store(Path()), recorded=now, commit=commit(Path.cwd(), Path.cwd()))
-    records = []
-    for measurement in measurements:
-        session = gate.session(measurement, Settings(), Rules())
-        key = f"{measurement.target}::{shape(measurement.workload)}"
-        record = {**json.loads(measurement.to_json()), "recording": recording(key, measurement, [session])}
-        records.append(json.dumps(record))
-    return "[\n" + ",\n".join(records) + "\n]\n"
-
-
-def _status(results: Sequence[Any], asked: int) -> int:
-    return int(len(results) < asked or any(result.fails for result in results))
-
-
-def _terminal() -> tuple[bool, int]:
-    """Whether standard output takes colour, and how wide it is."""
-    from pytest_llmperf.reports.terminal import standard_output
-
-    return standard_output()
