@@ -355,6 +355,7 @@ def test_what_stored_baselines_can_see_is_what_the_page_says() -> None:
     one = stored_estimate([Level(1.0)], [Level(1.0)], known(0.045, 0.0005))
     assert caught(one.error, one.df) == pytest.approx(0.42, abs=0.005)
     unknown = stored_estimate([Level(1.0)], [Level(1.0)], dataclasses.replace(known(0.045, 0.0005), session_df=4))
+    assert caught(unknown.error, unknown.df) == pytest.approx(0.89, abs=0.005)
     assert caught(unknown.error, unknown.df, power=0.5) == pytest.approx(0.49, abs=0.005)
 
 
