@@ -220,8 +220,9 @@ def hints(results: Sequence[Result]) -> list[str]:
     if len(unsure) > _MOST_UNSURE:
         lines.append(f"and {len(unsure) - _MOST_UNSURE} more like that (-v shows them)")
     lines += dict.fromkeys(f"not measured again: {result.unconfirmed}" for result in results if result.unconfirmed)
-    compared = [row.comparison for result in results for row in result.rows if row.verdict is Verdict.INCONCLUSIVE]
-    if any(comparison and comparison.spread is not None and not comparison.cause for comparison in compared):
+    judged = [row for result in results if not result.unconfirmed for row in result.rows]
+    noisy = [row.comparison for row in judged if row.verdict is Verdict.INCONCLUSIVE and row.comparison]
+    if any(comparison.spread is not None and not comparison.cause for comparison in noisy):
         lines.append(
             "INCONCLUSIVE: not to be told from this machine's noise; llmperf calibrate, and --llmperf-append on "
             "other days, tell more"
