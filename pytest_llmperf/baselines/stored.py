@@ -161,7 +161,7 @@ def _is_hardware(folder: Path) -> bool:
 def _holds_baselines(folder: Path) -> bool:
     """Whether a `Store` has written there."""
     try:
-        return "*.json -merge" in (folder / ".gitattributes").read_text(encoding="utf-8", errors="replace")
+        return "-merge" in (folder / ".gitattributes").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return False
 

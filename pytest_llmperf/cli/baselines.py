@@ -41,7 +41,7 @@ def merge(parsed: argparse.Namespace) -> int:
         raise UsageError(f"--into {parsed.into} is no folder: expected one of baselines, or a new name")
     apart = {path.resolve(): path for path in parsed.shards if path.resolve() != into.resolve()}
     shards = {str(path): read_folder(path) for path in apart.values()}
-    merged = Contents()
+    merged = merging.merge(shards)  # where the shards alone contradict each other, no folder is made
 
     def joined(before: Contents) -> Contents:
         nonlocal merged

@@ -41,6 +41,8 @@ _SILENT: dict[str, Any] = {
     "looponfail": False,
     "cacheclear": False,
     "log_file": os.devnull,
+    "reportchars": "fEs",
+    "no_summary": False,
     "xmlpath": None,
     "htmlpath": None,
     "report_log": None,
@@ -57,7 +59,7 @@ _SILENT: dict[str, Any] = {
     "llmperf_sessions": None,
     "llmperf_force": None,
 }
-"""Options that choose among tests, spread them, or write files, as they are when nobody names them."""
+"""Options that choose among tests, spread them, write files, or hide why a test failed, so that they do not."""
 _PATIENCE_S = 600.0
 """A fresh process may take this long beside twice the time that this one has taken to load and measure."""
 _START = "import sys; sys.path[:] = {path!r}; from {module} import main; raise SystemExit(main())"
@@ -105,19 +107,22 @@ def _run(command: list[str], folder: str, told: Path, patience: float) -> str:
     """
     with told.open("wb") as output:
         try:
-            subprocess.run(
+            status = subprocess.run(
                 command, cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, timeout=patience
-            )
+            ).returncode
         except subprocess.TimeoutExpired:
             raise MeasurementError(f"the fresh process did not end within {patience:.0f} s") from None
-    return told.read_text(encoding="utf-8", errors="replace")
+    said = told.read_text(encoding="utf-8", errors="replace")
+    return said if status in tuple(pytest.ExitCode) else f"{said}\nit ended with status {status}"
 
 
 def _reason(output: str) -> str:
-    """The line of pytest's output that says most."""
+    """The line of pytest's output that says most: of its short summary, else an error of its own, else the last."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    telling = [line for line in lines if line.startswith(("FAILED ", "ERROR ", "ERROR: "))] or lines
-    return telling[-1] if telling else "it said nothing"
+    for begins in (("FAILED ", "ERROR ", "SKIPPED "), ("ERROR: ",)):
+        if telling := [line for line in lines if line.startswith(begins)]:
+            return telling[-1]
+    return lines[-1] if lines else "it said nothing"
 
 
 class Fresh:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from pytest_llmperf.metrics import CATALOGUE
 from pytest_llmperf.model import Comparison, Result, Row, Verdict, Workload, subject
 from pytest_llmperf.units import percent, plus_minus, short_number
+from pytest_llmperf.verdict.rule import worse
 
 NOT_JUDGED = "not judged"
 SMALLER = (
@@ -220,17 +223,26 @@ def hints(results: Sequence[Result]) -> list[str]:
     if new := dict.fromkeys(result.new for result in results if result.new):
         lines.append(f"NEW: {'; '.join(new)} (pytest --llmperf-update records what is measured)")
     unsure = [(result, row) for result in results for row in result.rows if _is_unsure(row)]
+    unsure.sort(key=lambda told: -_harm(told[1]))
     lines += [f"{result.key}: {_failing(row)}" for result, row in unsure[:_MOST_UNSURE]]
     if len(unsure) > _MOST_UNSURE:
         lines.append(f"and {len(unsure) - _MOST_UNSURE} more like that (-v shows them)")
     lines += dict.fromkeys(f"not measured again: {result.unconfirmed}" for result in results if result.unconfirmed)
-    compared = [row.comparison for result in results for row in result.rows if row.verdict is Verdict.INCONCLUSIVE]
-    if any(comparison and comparison.spread is not None and not comparison.cause for comparison in compared):
+    judged = [row for result in results if not result.unconfirmed for row in result.rows]
+    noisy = [row.comparison for row in judged if row.verdict is Verdict.INCONCLUSIVE and row.comparison]
+    if any(comparison.spread is not None and not comparison.cause for comparison in noisy):
         lines.append(SMALLER)
     return lines
 
 
 _MOST_UNSURE = 3
+
+
+def _harm(row: Row) -> float:
+    """How much worse a row looks than its baseline; what cannot be told comes first."""
+    if row.comparison is None or row.comparison.change is None:
+        return math.inf
+    return worse(CATALOGUE[row.metric]) * row.comparison.change
 
 
 def _is_unsure(row: Row) -> bool:

@@ -345,19 +345,21 @@ def test_what_was_not_chosen_is_not_stale(stored: Stored, chosen: str) -> None:
     marked = "@pytest.mark.mine" + TWO
     stored.record(marked)
     stored.record(TURN, name="test_more")
-    stored.pytester.makepyfile(test_more="")
     stored.write(marked.replace("    llm.measure()\n", "    llm.measure()\n    assert False\n", 1))
     stored.run()
     stored.write(marked)
-    if chosen == "test_more.py":
-        stored.write(TURN, name="test_more")
-    else:
-        (stored.pytester.path / "test_more.py").unlink()
-        stored.record(TURN, "test_chat.py", name="test_new")
     result = stored.run(*chosen.split())
     assert "measured" in text(result)
-    assert "test_other" not in stale(result)
-    assert "test_turn" not in stale(result).replace("test_more.py::test_turn", "")
+    assert stale(result) == ""
+
+
+def test_tests_of_a_class_that_cannot_be_collected_are_not_stale(stored: Stored) -> None:
+    of_class = "\nclass TestMore:\n    @llm_perf(model=PACED)\n    def test_more(self, llm):\n        llm.measure()\n"
+    stored.record(TURN + of_class)
+    stored.write(TURN + of_class.replace("    @llm", "    @pytest.mark.parametrize('missing', [1])\n    @llm"))
+    result = stored.run("--continue-on-collection-errors")
+    assert counted(result) == "1 inconclusive"
+    assert stale(result) == ""
 
 
 def test_what_a_plugin_takes_out_of_the_run_is_not_stale(stored: Stored) -> None:

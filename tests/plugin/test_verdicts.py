@@ -363,3 +363,22 @@ def test_stored_figures_are_read_back_as_they_were_written(stored: Stored) -> No
     [session] = exact["tests"]["test_model"]["sessions"]
     assert set(session["metrics"]) == {"weights_mib", "kv_cache_mib"}
     assert set(stored.sessions("test_model")[0]["metrics"]) == {"ttft_ms", "tpot_ms", "peak_memory_mib", "leak_mib"}
+
+
+def test_of_many_estimates_beyond_their_tolerance_the_worst_are_told(
+    stored: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored.record(TURN + "".join(TURN.replace("test_turn", f"test_{n}") for n in range(2)))
+    stored.change(ttft_ms=1.2)
+    monkeypatch.setenv("PACE", "1.1")
+    told = [line for line in stored.run().stdout.lines if "this machine's noise, tolerance" in line]
+    assert [line.partition(" ms ")[0].split()[1] for line in told] == ["tpot_ms"] * 3
+
+
+def test_a_terminal_of_eighty_columns_is_enough(stored: Stored, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    stored.record(TURN)
+    monkeypatch.setenv("PACE", "1.1")
+    for option in ([], ["-v"], ["--llmperf-update"]):
+        lines = text(stored.run(*option)).partition("= llmperf =")[2].splitlines()[1:]
+        assert max(map(len, lines)) <= 80
