@@ -562,7 +562,7 @@ def _learned(folder: Path, *levels: float) -> None:
         (
             lambda it: record(it),
             lambda it: record(it, recording(KEY, session(day(1), 8.4))),
-            f"{CPU} {KEY}: the session of {day(1)} at abcdef012 has other figures, ttft_ms 24 and 25.2, in one and two",
+            f"{CPU} {KEY}: the session of {day(1)} at abcdef012 has other figures, tpot_ms 8 and 8.40, in one and two",
         ),
         (
             lambda it: record(it),
