@@ -36,6 +36,8 @@ class Column:
     """Numbers are aligned right."""
     wide_only: bool = False
     """Left out where room is short."""
+    whole: bool = False
+    """Never broken over lines."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ _OVERVIEW = (
 )
 _SHOWN = ("cold_ttft_ms", "ttft_ms", "tpot_ms", "output_tokens_per_s", "peak_memory_mib")
 _DETAILS = (
-    Column("metric"),
+    Column("metric", whole=True),
     Column("measured", right=True),
     Column("unit"),
     Column("limit", right=True),
@@ -67,11 +69,11 @@ _DETAILS = (
     Column("n", right=True, wide_only=True),
 )
 _COMPARED = (
-    Column("metric"),
+    Column("metric", whole=True),
     Column("base", right=True),
     Column("head", right=True),
     Column("unit", wide_only=True),
-    Column("change", right=True),
+    Column("change", right=True, whole=True),
     Column("limit", right=True),
     Column("verdict"),
     Column(""),
@@ -132,27 +134,31 @@ def compared_row(row: Row) -> tuple[Cell, ...]:
         Cell(_change(comparison) if comparison else ""),
         Cell(row.limit or ""),
         _verdict(row),
-        Cell(comparison.note if comparison else "", dim=True),
+        Cell(comparison.note if comparison and row.verdict is not Verdict.OK and not _is_quiet(row) else "", dim=True),
     )
 
 
 def _change(comparison: Comparison) -> str:
     """`+10.0 % ± 1.1`; nothing where there is no change to speak of."""
-    if comparison.change is None or comparison.quiet:
+    if comparison.change is None or comparison.quiet or (comparison.spread is None and not comparison.change):
         return ""
     shown = percent(comparison.change, signed=True)
     if comparison.spread is None:
         return shown
     lost = comparison.spread > max(1.0, abs(comparison.change))  # its figure would say no more
-    return f"{shown} ± {'>100' if lost else percent(comparison.spread).removesuffix(' %')}"
+    return f"{shown} ± {'>100' if lost else f'{100 * comparison.spread:.{int(comparison.spread < 0.0995)}f}'}"
 
 
 def _verdict(row: Row) -> Cell:
     if row.limit is None and row.comparison is None:
         return Cell("")
-    if row.comparison is not None and row.comparison.quiet and row.verdict is Verdict.INCONCLUSIVE:
-        return Cell(row.verdict.value, dim=True)
+    if row.comparison is not None and _is_quiet(row):
+        return Cell(row.comparison.note, dim=True)
     return verdict_cell(row.verdict)
+
+
+def _is_quiet(row: Row) -> bool:
+    return row.comparison is not None and row.comparison.quiet and row.verdict is Verdict.INCONCLUSIVE
 
 
 def subtitle(result: Result) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from typing import Literal
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -115,7 +116,8 @@ def _grid(table: Table, width: int) -> RichTable:
     rendered = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="dim")
     for index in kept:
         column = table.columns[index]
-        rendered.add_column(column.name, justify="right" if column.right else "left", overflow="fold")
+        justify: Literal["left", "right"] = "right" if column.right else "left"
+        rendered.add_column(column.name, justify=justify, overflow="fold", no_wrap=column.whole)
     for row in table.rows:
         rendered.add_row(*(_styled(row[index]) for index in kept))
     return rendered

@@ -77,9 +77,9 @@ def judge_timed(base: float, estimate: Estimate, metric: Metric, tolerance: floa
     change, spread = ratio - 1, ratio * math.sinh(estimate.spread)
     quiet = verdict is Verdict.INCONCLUSIVE and abs(estimate.change) < math.log1p(tolerance)
     if quiet:
-        note = f"no change seen (± {percent(spread) if spread < 1 else 'over 100 %'})"
+        note = f"no change seen (± {f'{100 * spread:.0f} %' if spread < 1 else 'over 100 %'})"
     elif verdict is Verdict.INCONCLUSIVE:
-        note = f"within this machine's noise, tolerance {percent(tolerance)}"
+        note = "within this machine's noise"
     else:
         note = f"tolerance {percent(tolerance)}"
     return Comparison(verdict, base, change, spread, note, quiet=quiet)
