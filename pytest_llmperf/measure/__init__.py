@@ -14,7 +14,7 @@ from pytest_llmperf.measure.rounds import Effort, Need, take, warm_up
 from pytest_llmperf.model import Environment, Measurement, Memory, Round, Unknown, Workload
 from pytest_llmperf.targets import Request, Target
 
-__all__ = ["Effort", "Need", "collector_quiet", "measure", "rounds_of", "torch_threads"]
+__all__ = ["Effort", "Need", "collector_quiet", "measure", "torch_threads"]
 
 Progress = Callable[[str], None]
 
@@ -39,7 +39,13 @@ def measure(
     """
     target.begin()
     requests = _requests(target, workload)
-    serve = _serving(target, requests, clock)
+
+    def serve() -> Round:
+        request = next(requests)
+        target.device.synchronize()
+        with collector_quiet():
+            return Round((target.run(request, clock),))
+
     with torch_threads(effort.threads):
         if effort.smoke:
             rounds, warm, memory = [serve()], [], Memory()
@@ -63,22 +69,6 @@ def measure(
             environment=environment,
         )
     )
-
-
-def rounds_of(target: Target, workload: Workload, clock: Callable[[], float]) -> Callable[[], Round]:
-    """What takes one round of a workload each time it is called, as `measure()` takes them."""
-    target.begin()
-    return _serving(target, _requests(target, workload), clock)
-
-
-def _serving(target: Target, requests: Iterator[Request], clock: Callable[[], float]) -> Callable[[], Round]:
-    def serve() -> Round:
-        request = next(requests)
-        target.device.synchronize()
-        with collector_quiet():
-            return Round((target.run(request, clock),))
-
-    return serve
 
 
 def _requests(target: Target, workload: Workload) -> Iterator[Request]:
