@@ -75,7 +75,59 @@ def _parser() -> argparse.ArgumentParser:
     )
     measuring.add_argument("-v", "--verbose", action="count", default=0, help="every metric; -vv: samples too")
     measuring.set_defaults(run=_measure)
+    _add_calibrate(commands)
     return parser
+
+
+def _add_calibrate(commands: Any) -> None:
+    calibrating = commands.add_parser(
+        "calibrate",
+        help="learn this machine's noise, so that smaller changes can be told from it",
+        description="Measure pairs of processes of which both run the same code, store how far apart they come beside "
+        "the baselines, and print what that lets comparisons see. TARGET is a Hub id, a local folder, or "
+        "random:TYPE?option=value. Calibrating again, best on other days, adds to what is known.",
+    )
+    calibrating.add_argument(
+        "target", metavar="TARGET", nargs="?", help="default: a small model with random weights, of 2 ms per token"
+    )
+    calibrating.add_argument("--pairs", type=_number, default=10, metavar="N", help="pairs of processes (default: 10)")
+    calibrating.add_argument("--prompt-tokens", type=_number, default=128, metavar="N")
+    calibrating.add_argument("--output-tokens", type=_number, default=32, metavar="N")
+    for name in ("device", "dtype", "threads"):
+        option = OPTIONS[name]
+        calibrating.add_argument(
+            f"--{name}", type=_option_type(option), default=option.default, metavar=option.metavar, help=option.help
+        )
+    calibrating.add_argument(
+        "--rounds",
+        type=_number,
+        metavar="N",
+        help="of each side of a pair (default: 8 to 40, as precision needs)",
+    )
+    calibrating.add_argument(
+        "--baselines",
+        type=Path,
+        default=Path("baselines"),
+        metavar="DIR",
+        help="folder of the baselines (default: baselines)",
+    )
+    calibrating.add_argument(
+        "--traces", type=Path, metavar="FILE", help="write every round as JSON; compressed if FILE ends in .gz"
+    )
+    calibrating.set_defaults(run=_calibrate)
+
+
+def _number(text: str) -> int:
+    numbers = _sizes(text)
+    if len(numbers) > 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected one whole number")
+    return numbers[0]
+
+
+def _calibrate(parsed: argparse.Namespace) -> int:
+    from pytest_llmperf.cli_calibrate import calibrate
+
+    return calibrate(parsed)
 
 
 def _sizes(text: str) -> list[int]:

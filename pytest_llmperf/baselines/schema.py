@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pytest_llmperf.errors import BaselineError
 
@@ -93,20 +94,47 @@ class File(_Part):
 class Pairs(_Part):
     """One metric of one calibration: for each A/A pair of processes the differences and levels of ln(value)."""
 
-    differences: list[float]
-    errors: list[float]
+    differences: list[float] = Field(min_length=1)
+    errors: list[Annotated[float, Field(ge=0)]]
     levels: list[float]
+    """Of base and of head, pair by pair."""
     rounds: float = Field(ge=0)
     """Standard deviation of ln(value) between the rounds of one process."""
+
+    @model_validator(mode="after")
+    def _of_the_same_pairs(self) -> Pairs:
+        counts = len(self.differences), len(self.errors), len(self.levels)
+        if counts != (counts[0], counts[0], 2 * counts[0]):
+            raise ValueError(
+                f"as many errors as differences and twice as many levels, not {counts[1:]} for {counts[0]}"
+            )
+        return self
 
 
 class Calibration(_Part):
     """One run of `llmperf calibrate`."""
 
     recorded: str
+    """When it began, in UTC."""
     target: str
-    threads: int | None
-    metrics: dict[str, Pairs]
+    workload: dict[str, Plain] = {}
+    dtype: str = ""
+    threads: int | None = Field(ge=1)
+    metrics: dict[str, Pairs] = Field(min_length=1)
+
+    @property
+    def of(self) -> tuple[object, ...]:
+        """Equal for calibrations that are of the same work, so that their levels can be compared."""
+        return self.target, self.dtype, self.threads, tuple(sorted(self.workload.items()))
+
+    @field_validator("recorded")
+    @classmethod
+    def _a_time(cls, text: str) -> str:
+        try:
+            datetime.fromisoformat(text)
+        except ValueError:
+            raise ValueError("a time like 2026-01-31T12:00:00+00:00") from None
+        return text
 
 
 class NoiseFile(_Part):
@@ -114,6 +142,15 @@ class NoiseFile(_Part):
 
     schema_: int = Field(alias="schema", default=SCHEMA)
     calibrations: list[Calibration] = Field(min_length=1)
+
+    @field_validator("calibrations")
+    @classmethod
+    def _each_once(cls, calibrations: list[Calibration]) -> list[Calibration]:
+        seen: dict[tuple[object, ...], Calibration] = {}
+        for each in calibrations:
+            if seen.setdefault((each.recorded, *each.of), each) is not each:
+                raise ValueError(f"calibrations of different times, not two of {each.target} at {each.recorded}")
+        return calibrations
 
 
 Form = TypeVar("Form", File, NoiseFile)
@@ -131,7 +168,12 @@ def read(text: str, form: type[Form], name: str) -> Form:
     except ValidationError as error:
         first = error.errors()[0]
         place = _place(first["loc"])
-        expected = first["msg"].removeprefix("Input should be ").replace("Field required", "is missing")
+        expected = (
+            first["msg"]
+            .removeprefix("Input should be ")
+            .removeprefix("Value error, ")
+            .replace("Field required", "is missing")
+        )
         shown = f"{name}: {place}: expected {expected}" if place else f"{name}: expected {expected}"
         raise BaselineError(f"{shown.replace('expected is', 'is')}; {_RESTORE}") from None
 
