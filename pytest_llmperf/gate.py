@@ -18,7 +18,7 @@ from pytest_llmperf.metrics import Kind, Metric
 from pytest_llmperf.model import Comparison, Environment, Measurement, Result, Row, Sample, Verdict, Workload, plain
 from pytest_llmperf.options import choose
 from pytest_llmperf.settings import Settings
-from pytest_llmperf.verdict.comparison import alpha
+from pytest_llmperf.verdict.comparison import Noise, alpha
 from pytest_llmperf.verdict.rule import judge_limit, reading
 from pytest_llmperf.verdict.statistics import interval
 
@@ -49,7 +49,7 @@ class Gate:
     recording: bool = False
     force: bool = False
     processes: int = 1
-    _noise: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    _noise: dict[Any, Mapping[str, Noise]] = field(default_factory=dict)
 
     def check(self, key: str, device: str) -> None:
         """Read what is stored of a test before any time goes into measuring it.
@@ -64,15 +64,16 @@ class Gate:
     def rules(self, settings: Settings, measurement: Measurement) -> Rules:
         """By what this measurement is compared."""
         environment = measurement.environment
-        if environment.hardware not in self._noise:
-            self._noise[environment.hardware] = noise_of(self.store.noise(environment.hardware), environment)
+        of = environment.hardware, environment.threads, environment.dtype, measurement.target
+        if of not in self._noise:
+            self._noise[of] = noise_of(self.store.noise(environment.hardware), environment, measurement.target)
         return Rules(
             device_type=environment.device_type,
             tolerance=choose("tolerance", mark=settings.tolerance, run=self.tolerance),
             tolerances={tolerance.metric: tolerance.fraction for tolerance in settings.tolerances},
             gate=self.gate,
             alpha=alpha(self.comparisons),
-            noise=self._noise[environment.hardware],
+            noise=self._noise[of],
         )
 
     def session(self, measurement: Measurement, settings: Settings, rules: Rules) -> Session:

@@ -26,10 +26,16 @@ def noise_of(file: NoiseFile | None, environment: Environment, target: str = "")
     than one of 20 ms.
     """
     known = [c for c in file.calibrations if c.threads == environment.threads] if file else []
-    own = [c for c in known if (c.target, c.dtype) == (target, environment.dtype)]
+    own = own_of(file, environment, target)
     prior = PRIORS.get(environment.device_type, PRIORS["cpu"])
     names = dict.fromkeys(name for calibration in known for name in calibration.metrics)
     return {name: noise(_with(name, own) or _with(name, known), name, prior) for name in names}
+
+
+def own_of(file: NoiseFile | None, environment: Environment, target: str) -> list[Calibration]:
+    """The calibrations of a target itself, as it runs in this environment."""
+    as_here = environment.threads, environment.dtype, target
+    return [c for c in file.calibrations if (c.threads, c.dtype, c.target) == as_here] if file else []
 
 
 def _with(metric: str, calibrations: Sequence[Calibration]) -> list[Calibration]:
@@ -47,7 +53,7 @@ def noise(calibrations: Sequence[Calibration], metric: str, prior: Noise) -> Noi
         works.setdefault(calibration.of, []).append(calibration)
     found = [_between_processes([c.metrics[metric] for c in work]) for work in works.values()]
     levels = [_levels_by_day(work, metric) for work in works.values()]
-    measured = [(statistics.stdev(days), len(days) - 1) for days in levels if len(days) >= FEWEST_DAYS]
+    measured = [(statistics.stdev(days), len(days) - 1.0) for days in levels if len(days) >= FEWEST_DAYS]
     if not measured:
         seen = [statistics.stdev(c.metrics[metric].levels) for work in works.values() for c in work]
         seen += [statistics.stdev(days) for days in levels if len(days) > 1]

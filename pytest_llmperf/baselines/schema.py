@@ -103,11 +103,9 @@ class Pairs(_Part):
 
     @model_validator(mode="after")
     def _of_the_same_pairs(self) -> Pairs:
-        counts = len(self.differences), len(self.errors), len(self.levels)
-        if counts != (counts[0], counts[0], 2 * counts[0]):
-            raise ValueError(
-                f"as many errors as differences and twice as many levels, not {counts[1:]} for {counts[0]}"
-            )
+        pairs = len(self.differences)
+        if (len(self.errors), len(self.levels)) != (pairs, 2 * pairs):
+            raise ValueError("as many errors as differences, and twice as many levels")
         return self
 
 
@@ -149,7 +147,7 @@ class NoiseFile(_Part):
         seen: dict[tuple[object, ...], Calibration] = {}
         for each in calibrations:
             if seen.setdefault((each.recorded, *each.of), each) is not each:
-                raise ValueError(f"calibrations of different times, not two of {each.target} at {each.recorded}")
+                raise ValueError(f"each calibration once, and that of {each.target} at {each.recorded} is there twice")
         return calibrations
 
 

@@ -74,7 +74,7 @@ def metrics_of(rounds: Sequence[PairedRound]) -> list[str]:
     return [name for name in rounds[0].base if all(name in each.base and name in each.head for each in rounds)]
 
 
-def calibration(ready: Ready, job: Job, taken: Sequence[TakenPair], recorded: str) -> Calibration:
+def calibration(ready: Ready, taken: Sequence[TakenPair], recorded: str) -> Calibration:
     """What is stored of the pairs.
 
     Raises:

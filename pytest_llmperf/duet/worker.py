@@ -76,6 +76,10 @@ class Worker:
             [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said
         )
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def start(self) -> Ready:
         """Load the target and warm it up.
 
