@@ -55,8 +55,8 @@ def noise(calibrations: Sequence[Calibration], metric: str, prior: Noise) -> Noi
     levels = [_levels_by_day(work, metric) for work in works.values()]
     measured = [(statistics.stdev(days), len(days) - 1.0) for days in levels if len(days) >= FEWEST_DAYS]
     if not measured:
-        seen = [statistics.stdev(c.metrics[metric].levels) for work in works.values() for c in work]
-        seen += [statistics.stdev(days) for days in levels if len(days) > 1]
+        spreads = [*levels, *(c.metrics[metric].levels for work in works.values() for c in work)]
+        seen = [statistics.stdev(spread) for spread in spreads if len(spread) > 1]
         measured = [(max(prior.session, *seen), prior.session_df)]
     session, session_df = max(measured)
     process, df, _ = max(found)

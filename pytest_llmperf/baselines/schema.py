@@ -96,16 +96,15 @@ class Pairs(_Part):
 
     differences: list[float] = Field(min_length=1)
     errors: list[Annotated[float, Field(ge=0)]]
-    levels: list[float]
-    """Of base and of head, pair by pair."""
+    levels: list[float] = Field(min_length=1)
+    """Of each process."""
     rounds: float = Field(ge=0)
     """Standard deviation of ln(value) between the rounds of one process."""
 
     @model_validator(mode="after")
     def _of_the_same_pairs(self) -> Pairs:
-        pairs = len(self.differences)
-        if (len(self.errors), len(self.levels)) != (pairs, 2 * pairs):
-            raise ValueError("as many errors as differences, and twice as many levels")
+        if len(self.errors) != len(self.differences):
+            raise ValueError("as many errors as differences")
         return self
 
 
