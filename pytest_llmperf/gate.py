@@ -63,7 +63,7 @@ class Gate:
     recording: bool = False
     force: bool = False
     processes: int = 1
-    _noise: dict[tuple[str, int | None], Mapping[str, Noise]] = field(default_factory=dict)
+    _noise: dict[Any, Mapping[str, Noise]] = field(default_factory=dict)
 
     def check(self, key: str, device: str) -> None:
         """Read what is stored of a test before any time goes into measuring it.
@@ -78,16 +78,16 @@ class Gate:
     def rules(self, settings: Settings, measurement: Measurement) -> Rules:
         """By what this measurement is compared."""
         environment = measurement.environment
-        machine = (environment.hardware, environment.threads)
-        if machine not in self._noise:
-            self._noise[machine] = noise_of(self.store.noise(environment.hardware), environment)
+        of = environment.hardware, environment.threads, environment.dtype, measurement.target
+        if of not in self._noise:
+            self._noise[of] = noise_of(self.store.noise(environment.hardware), environment, measurement.target)
         return Rules(
             device_type=environment.device_type,
             tolerance=choose("tolerance", mark=settings.tolerance, run=self.tolerance),
             tolerances={tolerance.metric: tolerance.fraction for tolerance in settings.tolerances},
             gate=self.gate,
             alpha=alpha(self.comparisons),
-            noise=self._noise[machine],
+            noise=self._noise[of],
         )
 
     def session(self, measurement: Measurement, settings: Settings, rules: Rules) -> Session:

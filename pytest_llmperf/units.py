@@ -80,3 +80,8 @@ def short_bytes(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} GiB"
+
+
+def short_duration(seconds: float) -> str:
+    """`20 s`, `3 min`: for what is about to be waited for."""
+    return f"{max(1, round(seconds))} s" if seconds < 90 else f"{round(seconds / 60)} min"

@@ -14,10 +14,19 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from pytest_llmperf.errors import BaselineError
 
@@ -107,17 +116,41 @@ class Pairs(_Part):
     differences: list[Logarithm] = Field(min_length=1)
     errors: list[Annotated[float, Field(ge=0, le=1e3)]] = Field(min_length=1)
     levels: list[Logarithm] = Field(min_length=1)
+    """Of each process."""
     rounds: float = Field(ge=0)
     """Standard deviation of ln(value) between the rounds of one process."""
+
+    @model_validator(mode="after")
+    def _of_the_same_pairs(self) -> Pairs:
+        if len(self.errors) != len(self.differences):
+            raise ValueError("as many errors as differences")
+        return self
 
 
 class Calibration(_Part):
     """One run of `llmperf calibrate`."""
 
     recorded: str
+    """When it began, in UTC."""
     target: str
-    threads: int | None
-    metrics: dict[str, Pairs]
+    workload: dict[str, Plain] = {}
+    dtype: str = ""
+    threads: int | None = Field(ge=1)
+    metrics: dict[str, Pairs] = Field(min_length=1)
+
+    @property
+    def of(self) -> tuple[object, ...]:
+        """Equal for calibrations that are of the same work, so that their levels can be compared."""
+        return self.target, self.dtype, self.threads, tuple(sorted(self.workload.items()))
+
+    @field_validator("recorded")
+    @classmethod
+    def _a_time(cls, text: str) -> str:
+        try:
+            datetime.fromisoformat(text)
+        except ValueError:
+            raise ValueError("a time like 2026-01-31T12:00:00+00:00") from None
+        return text
 
 
 class NoiseFile(_Part):
@@ -125,6 +158,15 @@ class NoiseFile(_Part):
 
     schema_: int = Field(alias="schema", default=1, exclude=True)
     calibrations: list[Calibration] = Field(min_length=1)
+
+    @field_validator("calibrations")
+    @classmethod
+    def _each_once(cls, calibrations: list[Calibration]) -> list[Calibration]:
+        seen: dict[tuple[object, ...], Calibration] = {}
+        for each in calibrations:
+            if seen.setdefault((each.recorded, *each.of), each) is not each:
+                raise ValueError(f"each calibration once, and that of {each.target} at {each.recorded} is there twice")
+        return calibrations
 
 
 Form = TypeVar("Form", File, NoiseFile)

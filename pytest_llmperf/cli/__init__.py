@@ -14,9 +14,6 @@ from typing import Any, NoReturn
 from pytest_llmperf.errors import LlmperfError, UsageError
 from pytest_llmperf.options import OPTIONS, Option
 
-CALIBRATED = "random:gpt2?n_layer=2&n_embd=256&n_head=4&vocab_size=1000"
-"""Small enough for any machine, and large enough that a token takes about as long as in models that are tested."""
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0, 1 where something could not be measured, 4 for misuse (as pytest's own), 130 on Ctrl-C."""
@@ -87,22 +84,38 @@ def _parser() -> argparse.ArgumentParser:
 def _add_calibrate(commands: Any) -> None:
     calibrating = commands.add_parser(
         "calibrate",
-        help="learn how noisy this machine is",
-        description="Measure pairs of processes that run the same code, and store beside the baselines how far they "
-        "lie apart.",
+        help="learn this machine's noise, so that smaller changes can be told from it",
+        description="Measure pairs of processes of which both run the same code, store how far apart they come beside "
+        "the baselines, and print what that lets comparisons see. TARGET is a Hub id, a local folder, or "
+        "random:TYPE?option=value. Calibrating again, best on other days, adds to what is known.",
     )
-    calibrating.add_argument("target", nargs="?", default=CALIBRATED, metavar="TARGET", help="default: %(default)s")
+    calibrating.add_argument(
+        "target", metavar="TARGET", nargs="?", help="default: a small model with random weights, of 2 ms per token"
+    )
     calibrating.add_argument("--pairs", type=_size, default=10, metavar="N", help="pairs of processes (default: 10)")
     calibrating.add_argument("--prompt-tokens", type=_size, default=128, metavar="N")
     calibrating.add_argument("--output-tokens", type=_size, default=32, metavar="N")
-    calibrating.add_argument("--rounds", type=_size, metavar="N", help="of each pair (default: as precision needs)")
     for name in ("device", "dtype", "threads"):
         option = OPTIONS[name]
         calibrating.add_argument(
             f"--{name}", type=_option_type(option), default=option.default, metavar=option.metavar, help=option.help
         )
-    calibrating.add_argument("--baselines", type=Path, default=Path("baselines"), metavar="DIR")
-    calibrating.add_argument("--traces", type=Path, metavar="FILE", help="keep every round as JSON, or as .gz")
+    calibrating.add_argument(
+        "--rounds",
+        type=_size,
+        metavar="N",
+        help="of each side of a pair (default: 8 to 40, as precision needs)",
+    )
+    calibrating.add_argument(
+        "--baselines",
+        type=Path,
+        default=Path("baselines"),
+        metavar="DIR",
+        help="folder of the baselines (default: baselines)",
+    )
+    calibrating.add_argument(
+        "--traces", type=Path, metavar="FILE", help="write every round as JSON; compressed if FILE ends in .gz"
+    )
     calibrating.set_defaults(run=_command("calibrate", "calibrate"))
 
 

@@ -14,7 +14,7 @@ from pytest_llmperf.measure.rounds import Effort, Need, take, warm_up
 from pytest_llmperf.model import Environment, Measurement, Memory, Round, Unknown, Workload
 from pytest_llmperf.targets import Request, Target
 
-__all__ = ["Effort", "Need", "collector_quiet", "measure", "torch_threads"]
+__all__ = ["Effort", "Need", "collector_quiet", "measure", "requests", "server", "torch_threads"]
 
 Progress = Callable[[str], None]
 
@@ -38,14 +38,8 @@ def measure(
         progress: told each stage in a few words.
     """
     target.begin()
-    requests = _requests(target, workload)
-
-    def serve() -> Round:
-        request = next(requests)
-        target.device.synchronize()
-        with collector_quiet():
-            return Round((target.run(request, clock),))
-
+    upcoming = requests(target, workload)
+    serve = server(target, upcoming, clock)
     with torch_threads(effort.threads):
         if effort.smoke:
             rounds, warm, memory = [serve()], [], Memory()
@@ -55,7 +49,7 @@ def measure(
                 warm = warm_up(serve, effort, clock)
             rounds = take(_counted(serve, effort, progress), effort, look, clock)
             progress("measuring memory")
-            memory = memory_pass(target, next(requests), clock, twice=2 * rounds[-1].wall < effort.max_time)
+            memory = memory_pass(target, next(upcoming), clock, twice=2 * rounds[-1].wall < effort.max_time)
             memory = dataclasses.replace(memory, peak_rss=rss.value)
     fresh = not isinstance(load, Unknown)
     return metrics.summarize(
@@ -71,9 +65,21 @@ def measure(
     )
 
 
-def _requests(target: Target, workload: Workload) -> Iterator[Request]:
+def requests(target: Target, workload: Workload) -> Iterator[Request]:
     """Endlessly many requests, each with a prompt of its own, the same ones in every session."""
     return (target.request(workload, seed) for seed in itertools.count(1))
+
+
+def server(target: Target, upcoming: Iterator[Request], clock: Callable[[], float]) -> Callable[[], Round]:
+    """What serves one round each time it is called."""
+
+    def serve() -> Round:
+        request = next(upcoming)
+        target.device.synchronize()
+        with collector_quiet():
+            return Round((target.run(request, clock),))
+
+    return serve
 
 
 def _counted(serve: Callable[[], Round], effort: Effort, progress: Progress) -> Callable[[], Round]:

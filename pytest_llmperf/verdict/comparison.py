@@ -232,7 +232,12 @@ def precise(pair: Pair, noise: Noise) -> bool:
 
     The effect itself is not looked at, so that stopping adds no bias.
     """
-    return pair.error <= max(math.sqrt(2) * noise.process, 0.004)
+    return pair.error <= precise_enough(noise)
+
+
+def precise_enough(noise: Noise) -> float:
+    """The standard error of a pair below which rounds end."""
+    return max(math.sqrt(2) * noise.process, 0.004)
 
 
 def pairs_estimate(pairs: Sequence[Pair], noise: Noise) -> Estimate:

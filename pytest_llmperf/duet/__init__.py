@@ -1,0 +1,1 @@
+"""Base and head, each in a process of its own, measured in alternation in one sitting."""
