@@ -341,7 +341,9 @@ _METRICS = (
         "difference of live bytes around the second call of the memory pass",
         _once(lambda measurement: _mib(measurement.memory.leaked_per_call)),
         gates=True,
-        least=Least(cpu=1 / 1024, cuda=2.0),  # on CPU every tensor is counted to the byte
+        least=Least(
+            cpu=4 / 1024, cuda=2.0
+        ),  # on CPU tensors are counted to the byte; buffers of changing size are no leak
     ),
     Metric(
         "peak_reserved_mib",

@@ -121,12 +121,7 @@ class Seen:
             fit = [Recording(**result.recording) for result in results if result.recording and not result.unfit]
             changes = store.record(fit, append=option(self._config, "append"))
         prune = option(self._config, "prune")
-        try:
-            stale = self._stale(store, results)
-        except BaselineError:  # its own tests have said so, if they were to run
-            if prune:
-                raise
-            stale = {}
+        stale = self._stale(store, results, prune=prune)
         if prune:
             for hardware, modules in stale.items():
                 store.prune(hardware, modules)
@@ -136,7 +131,7 @@ class Seen:
         ]
         self._recorded = Recorded(tuple(changes), unfit, tuple(dict.fromkeys(names)), pruned=prune, done=recording)
 
-    def _stale(self, store: Store, results: Sequence[Result]) -> dict[str, dict[str, list[str]]]:
+    def _stale(self, store: Store, results: Sequence[Result], *, prune: bool) -> dict[str, dict[str, list[str]]]:
         """By hardware and module, the stored tests that are surely no more.
 
         Either their whole module was collected without them, or it was to be and there is no such file.
@@ -148,7 +143,7 @@ class Seen:
         full = self._config.args_source is not pytest.Config.ArgsSource.ARGS
         found: dict[str, dict[str, list[str]]] = {}
         for folder in _folders(results):
-            for module, names in store.names(folder).items():
+            for module, names in store.names(folder, all_readable=prune).items():
                 gone = full and not (self._config.rootpath / module).exists()
                 stale = [name for name in names if gone or (module in whole and f"{module}::{name}" not in exists)]
                 if stale:

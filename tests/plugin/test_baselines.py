@@ -166,7 +166,7 @@ def test_another_folder_may_be_named(stored: Stored) -> None:
         ("--llmperf-update --llmperf-sessions=0", "--llmperf-sessions=0"),
         ("--llmperf-strict=nwe", "did you mean 'new'"),
         ("--llmperf-strict=", "expected some of"),
-        ("--llmperf-tolerance=5", "is not a percentage"),
+        ("--llmperf-tolerance=5", "write '5%' or 0.05"),
         ("--llmperf-baselines=", "expected a folder"),
         ("-o llmperf_gate=tpot", "did you mean 'tpot_ms'"),
         ("-o llmperf_gate=load_s", "never compared"),

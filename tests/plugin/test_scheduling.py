@@ -93,7 +93,8 @@ def by_target(folder: Path, workers: int, groups: dict[str, int] | None) -> ByTa
 def test_each_test_runs_once_and_those_of_a_target_on_one_worker(
     tmp_path_factory: pytest.TempPathFactory, workers: int, targets: list[int | None]
 ) -> None:
-    groups = {str(index): target for index, target in enumerate(targets) if target is not None}
+    shared = {target for target in targets if target is not None and targets.count(target) > 1}
+    groups = {str(index): target for index, target in enumerate(targets) if target in shared}
     scheduler = by_target(tmp_path_factory.getbasetemp(), workers, groups)
     nodes = started(scheduler, workers, len(targets))
     if targets:

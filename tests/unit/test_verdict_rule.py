@@ -320,8 +320,8 @@ def test_memory_may_move_by_its_tolerance_and_no_further(base: float, head: floa
     ("head", "verdict"),
     [
         (0.0, Verdict.OK),
-        (1 / 1024, Verdict.OK),
-        (1.001 / 1024, Verdict.REGRESSED),
+        (4 / 1024, Verdict.OK),
+        (4.001 / 1024, Verdict.REGRESSED),
         (1.0, Verdict.REGRESSED),
         (-1.0, Verdict.IMPROVED),
     ],
