@@ -60,6 +60,13 @@ def test_the_pairs_own_error_is_taken_off() -> None:
     assert df == pytest.approx(10 * (16 / 25) ** 2)
 
 
+def test_the_loudest_pairs_do_not_drown_the_rest() -> None:
+    precise, loud = ([0.01, -0.01] * 5, [0.001] * 10), ([0.5, -0.1] * 2, [0.3] * 4)
+    deviation, df = process_noise(precise[0] + loud[0], precise[1] + loud[1])
+    assert deviation == pytest.approx(0.01 / math.sqrt(2), rel=0.02)
+    assert df == pytest.approx(10, rel=0.03)
+
+
 def test_what_the_pairs_own_error_hides_is_worth_next_to_nothing() -> None:
     assert process_noise([0.01, -0.01] * 5, [0.03] * 10) == (LEAST, 1.0)
 
@@ -171,7 +178,7 @@ def two_kinds(distance: float, share: float) -> Callable[[random.Random], float]
 def share_called_bimodal(process: Callable[[random.Random], float], pairs: int, trials: int = 300) -> float:
     draw = random.Random(7)
     calibrated = ([process(draw) - process(draw) for _ in range(pairs)] for _ in range(trials))
-    return sum(map(is_bimodal, calibrated)) / trials
+    return sum(is_bimodal(differences, [0.0] * pairs) for differences in calibrated) / trials
 
 
 @pytest.mark.parametrize("pairs", [8, 10, 20])
@@ -192,9 +199,15 @@ def test_two_kinds_of_processes_that_lie_far_apart_are_seen(
 
 
 def test_few_pairs_and_pairs_without_any_difference_are_of_one_kind() -> None:
-    assert not is_bimodal([0.0, 1.0] * 3)
-    assert not is_bimodal([0.0] * 20)
-    assert is_bimodal([0.0, 1.0, -1.0, 0.01] * 4)
+    assert not is_bimodal([0.0, 1.0] * 3, [0.0] * 6)
+    assert not is_bimodal([0.0] * 20, [0.0] * 20)
+    assert is_bimodal([0.0, 1.0, -1.0, 0.01] * 4, [0.0] * 16)
+
+
+def test_pairs_that_are_no_farther_apart_than_their_own_errors_are_of_one_kind() -> None:
+    apart = [0.0, 1.0, -1.0, 0.01] * 4
+    assert is_bimodal(apart, [0.3] * 16)
+    assert not is_bimodal(apart, [0.35] * 16)
 
 
 def test_two_kinds_in_any_work_are_two_kinds() -> None:
