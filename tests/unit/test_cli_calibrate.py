@@ -14,9 +14,9 @@ from typing import Any
 import psutil
 import pytest
 
-from pytest_llmperf import cli_calibrate
 from pytest_llmperf.baselines.noise import noise_of
 from pytest_llmperf.baselines.store import Store
+from pytest_llmperf.cli import calibrate as cli_calibrate
 from pytest_llmperf.cli import main
 from pytest_llmperf.duet.calibrate import TakenPair
 from pytest_llmperf.duet.turns import PairedRound
