@@ -142,7 +142,7 @@ def _by_sitting(entry: Entry) -> dict[tuple[str, str], Counter[str]]:
 
 def _first_difference(one: str, other: str) -> str:
     ours, theirs = (json.loads(text) for text in (one, other))
-    for name in ours["metrics"].keys() & theirs["metrics"].keys():
+    for name in sorted(ours["metrics"].keys() & theirs["metrics"].keys()):
         if (values := [each["metrics"][name]["median"] for each in (ours, theirs)])[0] != values[1]:
             return f"figures, {name} {' and '.join(map(short_number, values))}"
     return ", ".join(name for name in ours if ours[name] != theirs[name])
@@ -175,8 +175,8 @@ def _named(versions: tuple[str, ...]) -> str:
     return ", ".join(known) or "unknown versions"
 
 
-def _calibration(each: Calibration) -> tuple[str, str, str]:
-    return each.recorded, each.target, str(each.threads)
+def _calibration(each: Calibration) -> tuple[str, str]:
+    return each.recorded, json.dumps(each.of)
 
 
 def _text(session: Session) -> str:

@@ -44,8 +44,13 @@ def noise_text(levels: Sequence[Level], tolerance: float, most_pairs: int, width
         "noise, as standard deviation",
         textwrap.indent(table_text(_levels(levels), width - 2, colour), "  "),
         "",
-        f"smallest slowdown that is REGRESSED in {round(10 * POWER)} of 10 runs, tolerance {percent(tolerance)}",
+        textwrap.fill(
+            f"smallest slowdown that is REGRESSED in {round(10 * POWER)} of 10 runs at a tolerance of "
+            f"{percent(tolerance)}, by a stored baseline of so many sessions and by duet",
+            width,
+        ),
         textwrap.indent(table_text(_visible(levels, tolerance, most_pairs), width - 2, colour), "  "),
+        "",
         *[textwrap.fill(remark, width) for remark in _remarks(levels)],
     ]
     return "\n".join(parts)
@@ -83,7 +88,12 @@ def _process(level: Level) -> str:
 
 def _hidden(level: Level) -> bool:
     """Whether the pairs' own errors leave nothing to be said of what lies between processes."""
-    return level.noise.df < min(_HIDDEN_DF, level.pairs)
+    return is_hidden(level.noise, level.pairs)
+
+
+def is_hidden(noise: Noise, pairs: int) -> bool:
+    """Whether so little is known of what lies between processes, after so many pairs."""
+    return noise.df < min(_HIDDEN_DF, pairs / 2)
 
 
 def _visible(levels: Sequence[Level], tolerance: float, most_pairs: int) -> Table:
@@ -104,8 +114,11 @@ def _remarks(levels: Sequence[Level]) -> list[str]:
     remarks = []
     if not all(each.sessions_measured for each in levels):
         remarks.append("between sessions: not known until the same is calibrated on three days")
-    if any(_hidden(each) for each in levels):
-        remarks.append("between processes: hidden by what lies within them; calibrate when the machine is quieter")
+    if hidden := [each.metric for each in levels if _hidden(each)]:
+        remarks.append(
+            f"between processes: hidden for {' and '.join(hidden)} by what lies within them; more pairs, "
+            "or a quieter machine, would show it"
+        )
     if any(each.noise.bimodal for each in levels):
         remarks.append("two kinds of processes: nothing is REGRESSED before three of them agree")
     return remarks

@@ -17,6 +17,7 @@ from pytest_llmperf.baselines.versus import Compared, Versus
 from pytest_llmperf.errors import UsageError
 from pytest_llmperf.metrics import CATALOGUE, Kind
 from pytest_llmperf.model import Environment, Row, Verdict, Workload
+from pytest_llmperf.reports.noise import is_hidden
 from pytest_llmperf.reports.table import SMALLER, Cell, Column, Table, compared_row, shape
 from pytest_llmperf.units import percent, short_number
 
@@ -180,12 +181,13 @@ def _noise(hardware: str, file: NoiseFile) -> Table:
     for threads in dict.fromkeys(calibration.threads for calibration in file.calibrations):
         environment = Environment(device=device_type(hardware), hardware=hardware, threads=threads)
         for metric, noise in noise_of(file, environment).items():
+            pairs = sum(len(c.metrics[metric].errors) for c in file.calibrations if c.threads == threads)
             cells = [
                 metric,
                 "" if threads is None else str(threads),
-                percent(noise.process),
+                "hidden by rounds" if is_hidden(noise, pairs) else percent(noise.process),
                 percent(noise.session),
-                short_number(noise.df),
+                str(pairs),
                 "processes fall into two groups" if noise.bimodal else "",
             ]
             table.rows.append(tuple(map(Cell, cells)))

@@ -856,10 +856,11 @@ CALIBRATION = Calibration(
 
 
 def test_calibrations_are_added_to_those_before(folder):
-    for _ in range(2):
-        path = Store(folder).add_noise(CPU, CALIBRATION)
+    later = CALIBRATION.model_copy(update={"recorded": "2026-11-22"})
+    for calibration in (CALIBRATION, later):
+        path = Store(folder).add_noise(CPU, calibration)
     assert path == folder / CPU / "noise.json"
-    assert Store(folder).noise(CPU).calibrations == [CALIBRATION] * 2
+    assert Store(folder).noise(CPU).calibrations == [CALIBRATION, later]
     assert Store(folder).noise("cpu-none") is None
 
 

@@ -149,7 +149,7 @@ def test_a_target_that_cannot_be_loaded_is_one_sentence_and_exit_status_1(capfd:
         (["--pairs", "1"], "--pairs 1: expected at least 2"),
         (["--rounds", "7"], "--rounds 7: expected at least 8"),
         (["--pairs", "0"], "'0': expected"),
-        (["--pairs", "2,3"], "'2,3': expected one whole number"),
+        (["--pairs", "2,3"], "'2,3': expected a whole number of at least 1"),
         (["--device", "gpu"], "device='gpu' is no device"),
         (["--traces", "nowhere/t.json"], "--traces nowhere/t.json: there is no folder nowhere"),
         (["random:gpt2?n_layer"], "'n_layer' is no option"),

@@ -41,7 +41,7 @@ def test_what_lies_between_sessions_is_called_assumed_until_it_is_known() -> Non
 def test_a_spread_of_processes_that_is_hidden_is_not_shown_as_known() -> None:
     hidden = dataclasses.replace(ASSUMED, noise=dataclasses.replace(NOISE, process=0.002, df=1.0), error=0.031)
     assert "below 3.1 %" in text(hidden)
-    assert "calibrate when the machine is quieter" in text(hidden)
+    assert "hidden for tpot_ms by what lies within them; more pairs" in text(hidden)
     assert "below" not in text(ASSUMED)
 
 

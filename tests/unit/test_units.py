@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_llmperf.units import decimals, fraction, mebibytes, milliseconds, plus_minus, short_bytes, short_number
+from pytest_llmperf.units import (
+    decimals,
+    fraction,
+    mebibytes,
+    milliseconds,
+    plus_minus,
+    short_bytes,
+    short_duration,
+    short_number,
+)
 
 
 def test_milliseconds_are_thousandths_of_a_second() -> None:
@@ -149,3 +158,10 @@ def test_a_whole_value_with_a_spread_has_the_decimals_of_its_spread() -> None:
 )
 def test_bytes_are_told_in_the_largest_unit_that_leaves_a_whole(count: float, shown: str) -> None:
     assert short_bytes(count) == shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(0.0, "1 s"), (20.4, "20 s"), (89.4, "89 s"), (90.0, "2 min"), (5400.0, "90 min")]
+)
+def test_durations_are_told_in_seconds_or_minutes(seconds: float, shown: str) -> None:
+    assert short_duration(seconds) == shown
