@@ -31,7 +31,7 @@ from rich.table import Table
 from scipy.special import stdtrit
 from scipy.stats import beta
 
-from pytest_llmperf.baselines.noise import LEAST, is_bimodal, process_deviation
+from pytest_llmperf.baselines.noise import LEAST, is_bimodal, process_noise
 from pytest_llmperf.model import Verdict
 from pytest_llmperf.units import percent
 from pytest_llmperf.verdict.comparison import (
@@ -141,9 +141,8 @@ def _pairs(seen: Sequence[Sequence[Pair]]) -> Pairs:
 def calibrated(pairs: Pairs) -> Noise:
     """What these very pairs tell of the machine."""
     differences, errors = pairs.differences[:, -1].tolist(), pairs.errors[:, -1].tolist()
-    process = max(process_deviation(differences, errors), LEAST)
-    bimodal = is_bimodal(differences)
-    return Noise(process, process, df=len(differences), calibrated=True, bimodal=bimodal)
+    process, df = process_noise(differences, errors)
+    return Noise(process, process, df=df, calibrated=True, bimodal=is_bimodal(differences, errors))
 
 
 # Trials of the duet
@@ -425,7 +424,7 @@ def draw_plot(file: Path, duets: Mapping[str, Mapping[str, Trials]]) -> None:
 
 
 def short_title(title: str) -> str:
-    """`replayed, threads: 1`; `simulated, loud`."""
+    """`replayed, cpu-amd-epyc-2c`; `simulated, loud`."""
     _, kind, rest = title.split(maxsplit=2)
     kind = kind.strip(",")
     return f"{kind}, {rest.rpartition(', ')[2] if kind == 'replayed' else rest.partition(':')[0]}"
@@ -443,11 +442,10 @@ def main() -> int:
     duets: dict[str, dict[str, Trials]] = {}
     for file in parsed.traces:
         record = json.loads(gzip.decompress(file.read_bytes()))
-        title = (
-            f"Duet, replayed from {len(record['pairs'])} recorded pairs: {record['target']}, "
-            f"{record['hardware']}, threads: {record['threads']}"
+        name = file.name.removeprefix("pairs-").removesuffix(".json.gz")
+        duets[f"Duet, replayed from {len(record['pairs'])} recorded pairs: {record['target']}, {name}"] = replayed(
+            record, parsed.trials, draw
         )
-        duets[title] = replayed(record, parsed.trials, draw)
     for machine in MACHINES:
         duets[f"Duet, simulated, {machine.name}"] = simulated_trials(machine, parsed.trials, draw)
 

@@ -94,7 +94,7 @@ def process_noise(differences: Sequence[float], errors: Sequence[float]) -> tupl
     Their differences have mean 0 and variance 2σ_p² + s². Of that each pair's own s² is taken off, but not its
     uncertainty: what is left is worth the sum of (2σ_p²/(2σ_p² + s²))² (Satterthwaite 1946). In simulation, a
     machine calibrated under load (s three times σ_p) and quiet afterwards calls a harmless 2 % REGRESSED in
-    1–4 % of runs if every pair counts whole, and in 0.06 % or less so. Precise pairs weigh more, as in maximum
+    1–4 % of runs if every pair counts whole, and in 0.1 % or less so. Precise pairs weigh more, as in maximum
     likelihood; otherwise the loudest would drown the rest.
     """
     squares = [difference**2 for difference in differences]
