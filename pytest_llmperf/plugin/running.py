@@ -190,15 +190,16 @@ def _exclusive(config: pytest.Config) -> Callable[[str], AbstractContextManager[
 def _gate(config: pytest.Config, measuring: int) -> Gate:
     folder = baselines_folder(config)
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    timed = sum(metric.gates and metric.kind is Kind.TIMED for metric in CATALOGUE.values())
+    gate = frozenset(option(config, "gate"))
+    timed = [metric for metric in CATALOGUE.values() if metric.kind is Kind.TIMED]
     return Gate(
         Store(folder),
         recorded=getattr(config, "workerinput", {}).get(RECORDED, now),
         commit=commit(config.rootpath, folder),
         tolerance=option(config, "tolerance"),
-        gate=frozenset(option(config, "gate")),
+        gate=gate,
         strict=option(config, "strict"),
-        comparisons=measuring * timed,
+        comparisons=measuring * sum(metric.gates or metric.name in gate for metric in timed),
         recording=is_recording(config),
         force=option(config, "force"),
         processes=option(config, "sessions"),
