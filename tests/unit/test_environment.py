@@ -427,3 +427,10 @@ def test_a_repository_without_a_commit_has_none_and_nothing_that_differs(tmp_pat
 def test_a_machine_without_git_has_no_commit(repository, monkeypatch):
     monkeypatch.setenv("PATH", str(repository))
     assert commit(repository, repository / "baselines") == ("", False)
+
+
+@pytest.mark.gpu
+def test_a_real_gpu_has_a_key_and_a_power_limit():
+    assert environment_module.hardware("cuda:0").startswith("cuda-nvidia-")
+    assert environment_module.hardware("cuda:0").endswith("-x1")
+    assert set(environment_module.machine("cuda:0")) <= {"power limit"}
