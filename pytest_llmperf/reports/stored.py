@@ -18,7 +18,7 @@ from pytest_llmperf.errors import UsageError
 from pytest_llmperf.metrics import CATALOGUE, Kind
 from pytest_llmperf.model import Environment, Row, Verdict, Workload
 from pytest_llmperf.reports.noise import is_hidden
-from pytest_llmperf.reports.table import SMALLER, Cell, Column, Table, compared_row, shape
+from pytest_llmperf.reports.table import SMALLER, Cell, Column, Table, compared_row, long_note, shape
 from pytest_llmperf.units import percent, short_number
 
 _MOST_METRICS = 6
@@ -250,6 +250,8 @@ def _against(each: Compared, rows: Sequence[Row]) -> Table:
     for row in rows:
         cells = compared_row(row)
         table.rows.append((*cells[:limit], *cells[limit + 1 :]))
+        if note := long_note(row):
+            table.notes.append(f"{row.metric}: {note}")
     if each.shared:
         table.notes.append(f"{_count(each.shared, 'session')} of head are base's own, and tell of no change")
     if each.since and any(row.verdict is not Verdict.OK for row in rows):

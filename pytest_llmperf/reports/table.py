@@ -75,7 +75,7 @@ _COMPARED = (
     Column("unit", wide_only=True),
     Column("change", right=True, whole=True),
     Column("limit", right=True),
-    Column("verdict"),
+    Column("verdict", whole=True),
     Column(""),
 )
 
@@ -103,8 +103,8 @@ def details(result: Result, *, judged_only: bool = False, samples: bool = False)
         if judged_only and row.limit is None and (not compared or row.comparison is None):
             continue
         table.rows.append(compared_row(row) if compared else _row(row))
-        if row.note:
-            table.notes.append(f"{row_name(row)}: {row.note}")
+        notes = [row.note, long_note(row) if compared else ""]
+        table.notes.extend(f"{row_name(row)}: {note}" for note in notes if note)
         if samples and len(row.values) > 1:
             table.notes.append(f"{row_name(row)} samples: {_in_short(row.values)}")
     if result.unconfirmed:
@@ -129,13 +129,30 @@ def compared_row(row: Row) -> tuple[Cell, ...]:
     return (
         Cell(row_name(row)),
         base,
-        _measured(row) if comparison is None else _figure(row.value),
+        _figure(row.value),
         Cell(row.unit, dim=True),
         Cell(_change(comparison) if comparison else ""),
         Cell(row.limit or ""),
         _verdict(row),
-        Cell(comparison.note if comparison and row.verdict is not Verdict.OK and not _is_quiet(row) else "", dim=True),
+        Cell(_note(row) if _fits(_note(row)) else "", dim=True),
     )
+
+
+def _note(row: Row) -> str:
+    """The remark on a comparison, where its verdict does not say it."""
+    return "" if row.comparison is None or _is_quiet(row) else row.comparison.note
+
+
+def long_note(row: Row) -> str:
+    """A remark that is too long for a column, and stands below the table."""
+    return "" if _fits(_note(row)) else _note(row)
+
+
+def _fits(note: str) -> bool:
+    return len(note) <= _SHORT_NOTE
+
+
+_SHORT_NOTE = 28
 
 
 def _change(comparison: Comparison) -> str:

@@ -111,8 +111,9 @@ def _indented(content: RenderableType) -> Padding:
 
 
 def _grid(table: Table, width: int) -> RichTable:
-    """The table's columns and rows, without the columns that there is no room for."""
-    kept = [index for index, column in enumerate(table.columns) if width >= WIDE or not column.wide_only]
+    """The table's columns and rows, without the columns that there is no room for or nothing in."""
+    there = [index for index, column in enumerate(table.columns) if width >= WIDE or not column.wide_only]
+    kept = [index for index in there if not table.rows or any(row[index].text for row in table.rows)]
     rendered = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="dim")
     for index in kept:
         column = table.columns[index]

@@ -23,9 +23,11 @@ def test_turn(llm):
 def verdicts(result: pytest.RunResult) -> dict[str, str]:
     """Metric → verdict in the tables of `-v` and of failures."""
     found = re.findall(
-        r"^  (\w+(?:_ms|_mib))\b.*?\b(BROKEN|REGRESSED|INCONCLUSIVE|NEW|IMPROVED|OK)\b", text(result), re.M
+        r"^  (\w+(?:_ms|_mib))\b.*?\b(BROKEN|REGRESSED|INCONCLUSIVE|NEW|IMPROVED|OK|no change seen)\b",
+        text(result),
+        re.M,
     )
-    return dict(found)
+    return {metric: verdict.replace("no change seen", "INCONCLUSIVE") for metric, verdict in found}
 
 
 def text(result: pytest.RunResult) -> str:

@@ -303,7 +303,7 @@ def test_what_is_counted_with_other_versions_is_shown_and_not_judged(run, tmp_pa
     record(tmp_path / "b", recording(KEY, session(day(2), weights=60.0, versions={"torch": "2.13.0"})))
     status, out, _ = run("compare", "a", "b")
     assert status == 0
-    assert re.search(r"weights_mib .* INCONCLUSIVE +counted with torch 2.12.0", out)
+    assert re.search(r"weights_mib: counted with torch 2.12.0", out)
     assert "since base: python 3.12.1 → none, torch 2.12.0 → 2.13.0" in out
 
 
@@ -321,7 +321,7 @@ def test_verbose_shows_what_is_ok(run, tmp_path):
     _, quiet, _ = run("compare", "a", "a")
     _, verbose, _ = run("compare", "a", "a", "-v")
     assert "weights_mib" not in quiet
-    assert re.search(r"weights_mib +50 +50 .* OK$", verbose, re.MULTILINE)
+    assert re.search(r"weights_mib +50 +50 .* OK +exact", verbose)
 
 
 def test_the_tolerance_is_the_one_given(run, tmp_path):
@@ -360,8 +360,8 @@ def test_a_metric_that_head_lacks_is_no_longer_measured(run, tmp_path):
     record(tmp_path / "b", recording("t.py::test_other"))
     status, out, _ = run("compare", "a", "b")
     assert status == 1
-    assert re.search(r"tpot_ms .* INCONCLUSIVE +no longer measured: head lacks it", out)
-    assert re.search(r"peak_memory_mib .* REGRESSED +no longer measured: head lacks it", out)
+    assert re.search(r"tpot_ms: no longer measured: head lacks it", out)
+    assert re.search(r"peak_memory_mib: no longer measured: head lacks it", out)
 
 
 def test_a_hardware_folder_that_was_copied_alone_has_lost_nothing(run, tmp_path):
