@@ -70,13 +70,13 @@ _DETAILS = (
 )
 _COMPARED = (
     Column("metric", whole=True),
-    Column("base", right=True),
-    Column("head", right=True),
+    Column("base", right=True, whole=True),
+    Column("head", right=True, whole=True),
     Column("unit", wide_only=True),
     Column("change", right=True, whole=True),
-    Column("limit", right=True),
+    Column("limit", right=True, whole=True),
     Column("verdict", whole=True),
-    Column(""),
+    Column("", wide_only=True),
 )
 
 
@@ -245,6 +245,8 @@ def hints(results: Sequence[Result]) -> list[str]:
     lines = []
     if new := dict.fromkeys(result.new for result in results if result.new):
         lines.append(f"NEW: {'; '.join(new)} (pytest --llmperf-update records what is measured)")
+    if any(result.verdict is Verdict.IMPROVED for result in results):
+        lines.append("IMPROVED: pytest --llmperf-update makes it the baseline")
     unsure = [(result, row) for result in results for row in result.rows if _is_unsure(row)]
     unsure.sort(key=lambda told: -_harm(told[1]))
     lines += [f"{result.key}: {_failing(row)}" for result, row in unsure[:_MOST_UNSURE]]
