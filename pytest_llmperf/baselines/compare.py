@@ -188,7 +188,8 @@ def _code(session: Session) -> str:
 
 
 def _versions(session: Session) -> dict[str, str]:
-    return {name: session.versions[name] for name in GATING_VERSIONS if name in session.versions}
+    """Without the build (`+cpu`), which changes no count."""
+    return {name: session.versions[name].partition("+")[0] for name in GATING_VERSIONS if name in session.versions}
 
 
 def _medians(sessions: Sequence[Session], metric: str) -> list[float]:

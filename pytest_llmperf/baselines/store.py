@@ -10,6 +10,7 @@ Whoever writes holds the folder's lock, reads the file again, writes beside it a
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import shutil
@@ -332,6 +333,7 @@ class Store:
             raise self._unwritten(self._name(path), error) from None
 
 
+@functools.cache
 def _file_of(module: str) -> str:
     path = PurePosixPath(module)
     parts = [_PARTS.get(part) or re.sub(r"^(?=_+(up|root)$)", "_", part) for part in path.parts]

@@ -120,6 +120,8 @@ class Level:
     @classmethod
     def of(cls, medians: Sequence[float], errors: Sequence[float]) -> Level:
         """From each process's median and its standard error, both in the metric's unit and above 0."""
+        if len(medians) == 1:  # by far the most frequent, and there are thousands
+            return cls(math.log(medians[0]), 1, min(errors[0] / medians[0], MOST_ERROR))
         relative = [min(error / median, MOST_ERROR) for median, error in zip(medians, errors, strict=True)]
         return cls(
             _mean([math.log(median) for median in medians]),

@@ -319,3 +319,11 @@ def test_what_changed_around_the_code_is_named() -> None:
     ]
     assert since(Baseline([base]), base) == []
     assert since(Baseline(), head) == []
+
+
+def test_another_build_of_the_same_version_counts_the_same() -> None:
+    base = session(weights_mib=50.0).model_copy(update={"versions": {"torch": "2.13.0+cpu", "transformers": "5.0.0"}})
+    head = session(2, weights_mib=51.0).model_copy(update={"versions": {"torch": "2.13.0", "transformers": "5.0.0"}})
+    found = compare(CATALOGUE["weights_mib"], Baseline(exact=[base]), [head, head], Rules())
+    assert found is not None
+    assert found.verdict is Verdict.REGRESSED
