@@ -8,14 +8,13 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from pytest_llmperf.baselines.exact import GATING_VERSIONS, counted_with, is_exact
 from pytest_llmperf.baselines.schema import Entry, Learned, Session
 from pytest_llmperf.metrics import CATALOGUE, Kind, Metric
 from pytest_llmperf.model import Comparison, Unknown, Verdict
 from pytest_llmperf.verdict.comparison import PRIORS, Level, Noise, Spread, learn, stored_estimate
 from pytest_llmperf.verdict.rule import judge_counted, judge_memory, judge_timed, no_longer_measured, worse
 
-GATING_VERSIONS = ("torch", "transformers")
-"""Counted metrics hold for these versions."""
 MEMORY_TOLERANCE = 0.01
 _FEWEST_READINGS = 2
 """Of metrics without noise: the second is a fresh process, which shows whether the first was a matter of chance."""
@@ -60,11 +59,6 @@ class Rules:
     def fewest(self, metric: Metric) -> int:
         """Processes that must agree before this metric is REGRESSED."""
         return self.noise_of(metric.name).fewest if metric.kind is Kind.TIMED else _FEWEST_READINGS
-
-
-def is_exact(metric: str) -> bool:
-    """Whether a metric is counted, so that it does not depend on the hardware."""
-    return metric in CATALOGUE and CATALOGUE[metric].kind is Kind.COUNTED
 
 
 def compare(
@@ -113,17 +107,18 @@ def _timed(
 
 
 def _counted(metric: Metric, base: Sequence[Session], head: Sequence[Session]) -> Comparison:
-    comparable = [session for session in base if _versions(session) == _versions(head[0])] or base[-1:]
+    comparable = [session for session in base if counted_with(session) == counted_with(head[0])] or base[-1:]
     stored = _medians(_of_one_code(comparable), metric.name)
     return judge_counted(stored, _medians(head, metric.name), metric, _other_versions(base, head[0]))
 
 
 def _other_versions(base: Sequence[Session], head: Session) -> str:
     """What base was counted with, where no session of it had head's versions."""
-    then, now = _versions(base[-1]), _versions(head)
-    if any(_versions(session) == now for session in base):
+    then, now = counted_with(base[-1]), counted_with(head)
+    if any(counted_with(session) == now for session in base):
         return ""
-    return ", ".join(f"{name} {version}" for name, version in then.items() if now.get(name) != version) or "others"
+    named = zip(GATING_VERSIONS, then, now, strict=True)
+    return ", ".join(f"{name} {before}" for name, before, after in named if before not in ("", after)) or "others"
 
 
 def _of_one_code(sessions: Sequence[Session]) -> list[Session]:
@@ -185,11 +180,6 @@ def since(baseline: Baseline, head: Session) -> list[str]:
 
 def _code(session: Session) -> str:
     return f"{session.commit[:9] or 'none'}{' with changes' * session.dirty}"
-
-
-def _versions(session: Session) -> dict[str, str]:
-    """Without the build (`+cpu`), which changes no count."""
-    return {name: session.versions[name].partition("+")[0] for name in GATING_VERSIONS if name in session.versions}
 
 
 def _medians(sessions: Sequence[Session], metric: str) -> list[float]:

@@ -11,7 +11,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
-from pytest_llmperf.baselines.compare import GATING_VERSIONS
+from pytest_llmperf.baselines.exact import GATING_VERSIONS, counted_with, is_exact_folder, said
 from pytest_llmperf.baselines.schema import MOST_SESSIONS, Calibration, Entry, NoiseFile, Session
 from pytest_llmperf.baselines.store import Contents
 from pytest_llmperf.errors import BaselineError
@@ -29,7 +29,7 @@ def merge(shards: Mapping[str, Contents]) -> Contents:
         count = f"{len(faults)} contradiction{'s' * (len(faults) != 1)}"
         raise BaselineError("\n  ".join([f"nothing was merged, for {count}; leave out what is wrong:", *faults]))
     entries = {
-        folder: {key: _joined(having, exact=folder.startswith("exact-")) for key, having in tests.items()}
+        folder: {key: _joined(having, exact=is_exact_folder(folder)) for key, having in tests.items()}
         for folder, tests in _entries(shards).items()
     }
     return Contents(entries, {hardware: _all(having) for hardware, having in _noise(shards).items()})
@@ -74,11 +74,9 @@ def _joined(having: Mapping[str, Entry], *, exact: bool) -> Entry:
 
 def _once_said(sessions: Sequence[Session]) -> list[Session]:
     """Of counted metrics the first session to say something: later ones that say the same add nothing."""
-    said: list[object] = []
-    kept = []
+    kept: list[Session] = []
     for session in sessions:
-        if (says := (session.metrics, _versions(session))) not in said:
-            said.append(says)
+        if said(session) not in map(said, kept):
             kept.append(session)
     return kept
 
@@ -95,7 +93,7 @@ def _contradictions(shards: Mapping[str, Contents]) -> Iterator[str]:
     for folder, tests in sorted(_entries(shards).items()):
         for key, having in sorted(tests.items()):
             for (name, one), (other_name, other) in itertools.combinations(sorted(having.items()), 2):
-                for fault in _between(one, other, exact=folder.startswith("exact-")):
+                for fault in _between(one, other, exact=is_exact_folder(folder)):
                     yield f"{folder} {key}: {fault}, in {name} and {other_name}"
     for hardware, noises in sorted(_noise(shards).items()):
         for (name, noise), (other_name, other_noise) in itertools.combinations(sorted(noises.items()), 2):
@@ -162,12 +160,8 @@ def _by_versions(entry: Entry) -> dict[tuple[str, tuple[str, ...]], set[float]]:
     found: dict[tuple[str, tuple[str, ...]], set[float]] = defaultdict(set)
     for session in entry.sessions:
         for name, reading in session.metrics.items():
-            found[name, _versions(session)].add(reading.median)
+            found[name, counted_with(session)].add(reading.median)
     return found
-
-
-def _versions(session: Session) -> tuple[str, ...]:
-    return tuple(session.versions.get(name, "") for name in GATING_VERSIONS)
 
 
 def _named(versions: tuple[str, ...]) -> str:

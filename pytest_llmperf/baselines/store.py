@@ -21,8 +21,10 @@ from pathlib import Path, PurePosixPath
 from filelock import FileLock, Timeout
 
 from pytest_llmperf.baselines import schema
-from pytest_llmperf.baselines.compare import GATING_VERSIONS, Baseline, is_exact, learned
-from pytest_llmperf.baselines.schema import MOST_SESSIONS, Entry, File, NoiseFile, Reading, Recording, Session
+from pytest_llmperf.baselines.compare import Baseline
+from pytest_llmperf.baselines.entries import Change, change_of, merged, parts_of
+from pytest_llmperf.baselines.exact import exact_folder, is_exact_folder
+from pytest_llmperf.baselines.schema import Entry, File, NoiseFile, Recording
 from pytest_llmperf.errors import BaselineError
 
 NOISE = "noise.json"
@@ -34,20 +36,6 @@ _BESIDE = {
     ".gitignore": f"/{_LOCK}\n.*.tmp\n",
 }
 """What git has to know of the folder."""
-
-
-@dataclass(frozen=True)
-class Change:
-    """What recording did to one test's baseline.
-
-    Args:
-        kind: `new`, `updated` or `unchanged`.
-        medians: metric → stored before (None where it was not) and now.
-    """
-
-    key: str
-    kind: str
-    medians: Mapping[str, tuple[float | None, float]]
 
 
 @dataclass(frozen=True)
@@ -73,7 +61,7 @@ class Store:
         """
         bound, exact = (
             entry if entry is not None and entry.workload == workload else None
-            for entry in (self._entry(self._path(part, key), key) for part in (hardware, f"exact-{device_type}"))
+            for entry in (self._entry(self._path(part, key), key) for part in (hardware, exact_folder(device_type)))
         )
         return Baseline(
             bound.sessions if bound else (), exact.sessions if exact else (), bound.learned if bound else {}
@@ -84,7 +72,7 @@ class Store:
         found = []
         for path in sorted(self._subfolders()):
             with contextlib.suppress(BaselineError):  # of other hardware, which this run has nothing to do with
-                if not path.name.startswith("exact-") and self._entry(self._path(path.name, key), key) is not None:
+                if not is_exact_folder(path.name) and self._entry(self._path(path.name, key), key) is not None:
                     found.append(path.name)
         return found
 
@@ -96,10 +84,8 @@ class Store:
         """
         parts: dict[Path, dict[str, Entry]] = {}
         for recording in recordings:
-            counted, bound = split(recording)
-            for folder, entry in ((recording.hardware, bound), (f"exact-{recording.device_type}", counted)):
-                if entry is not None:
-                    parts.setdefault(self._path(folder, recording.key), {})[recording.key] = entry
+            for folder, entry in parts_of(recording).items():
+                parts.setdefault(self._path(folder, recording.key), {})[recording.key] = entry
         if not parts:
             return []
         changed: dict[str, list[tuple[Entry | None, Entry]]] = {}
@@ -115,7 +101,7 @@ class Store:
                     changed.setdefault(key, []).append(pair)
         if faults:
             raise BaselineError(_partly(faults, len(parts)))
-        return [_change(key, pairs) for key, pairs in changed.items()]
+        return [change_of(key, pairs) for key, pairs in changed.items()]
 
     def names(self, hardware: str, *, all_readable: bool = False) -> dict[str, list[str]]:
         """The tests stored for one hardware: by module, their names within it. What cannot be read names none.
@@ -124,11 +110,10 @@ class Store:
             BaselineError: a file cannot be read, where all must be.
         """
         found = {}
-        root = self.folder / hardware
-        for path in sorted(root.rglob("*.json")):
+        for file in self._files(hardware):
             with contextlib.nullcontext() if all_readable else contextlib.suppress(BaselineError):
-                if path != root / NOISE and (content := self._file(path)):
-                    found[_module_of(path.relative_to(root))] = list(content.tests)
+                if content := self._file(self.folder / hardware / file):
+                    found[_module_of(PurePosixPath(file))] = list(content.tests)
         return found
 
     def prune(self, hardware: str, stale: Mapping[str, Collection[str]]) -> None:
@@ -217,7 +202,7 @@ class Store:
         self, path: Path, entries: Mapping[str, Entry], *, append: bool
     ) -> dict[str, tuple[Entry | None, Entry]]:
         """Each test's comparable entry before, and its entry now."""
-        exact = path.relative_to(self.folder).parts[0].startswith("exact-")
+        exact = is_exact_folder(path.relative_to(self.folder).parts[0])
         content = self._fresh(path)
         tests = dict(content.tests)
         changed = {}
@@ -225,7 +210,7 @@ class Store:
             name = _name_in_module(key)
             old = tests.get(name)
             comparable = old if old is not None and old.workload == entry.workload else None
-            tests[name] = _merged(comparable, entry, append=append, exact=exact)
+            tests[name] = merged(comparable, entry, append=append, exact=exact)
             changed[key] = (comparable, tests[name])
         if tests != content.tests:
             self._write(path, content.model_copy(update={"tests": tests}))
@@ -355,53 +340,6 @@ _PARTS = {"..": "_up", "/": "_root", "//": "_root"}
 """Of a module's path, as they are named in the folder of baselines."""
 
 
-def split(recording: Recording) -> tuple[Entry | None, Entry | None]:
-    """The counted metrics of a recording, and the rest."""
-    parts = []
-    for counted in (True, False):
-        sessions = [
-            session.model_copy(update={"metrics": metrics})
-            for session in recording.sessions
-            if (metrics := {name: r for name, r in session.metrics.items() if is_exact(name) is counted})
-        ]
-        parts.append(Entry(workload=recording.workload, sessions=sessions[-MOST_SESSIONS:]) if sessions else None)
-    return parts[0], parts[1]
-
-
-def _merged(old: Entry | None, new: Entry, *, append: bool, exact: bool) -> Entry:
-    if exact:
-        return _merged_exact(old, new, append=append)
-    if old is None:
-        return new
-    if append:
-        return old.model_copy(update={"sessions": [*old.sessions, *new.sessions][-MOST_SESSIONS:]})
-    return new.model_copy(update={"learned": learned(old)})
-
-
-def _merged_exact(old: Entry | None, new: Entry, *, append: bool) -> Entry:
-    """One session for each set of versions, and more only where they contradict each other.
-
-    What stands there for other versions stays: runs with those may still be compared with it.
-    """
-    said = [_said(session) for session in new.sessions]
-    measured = [_versions(session) for session in new.sessions]
-    earlier = old.sessions if old else []
-    merged = [each for each in earlier if append or _said(each) in said or _versions(each) not in measured]
-    for session in new.sessions:
-        if _said(session) not in map(_said, merged):
-            merged.append(session)
-    return (old or new).model_copy(update={"sessions": merged[-MOST_SESSIONS:]})
-
-
-def _versions(session: Session) -> list[str | None]:
-    return [session.versions.get(name) for name in GATING_VERSIONS]
-
-
-def _said(session: Session) -> tuple[dict[str, Reading], list[str | None]]:
-    """What a session says of the counted metrics, and for which versions."""
-    return session.metrics, _versions(session)
-
-
 def _partly(faults: Sequence[str], files: int) -> str:
     """What was not recorded, and what was."""
     shown = list(faults[:_MOST_FAULTS])
@@ -414,24 +352,6 @@ def _partly(faults: Sequence[str], files: int) -> str:
 
 
 _MOST_FAULTS = 3
-
-
-def _change(key: str, pairs: Sequence[tuple[Entry | None, Entry]]) -> Change:
-    medians = {
-        name: (_latest(old, like=new).get(name) if old else None, median)
-        for old, new in pairs
-        for name, median in _latest(new, like=new).items()
-    }
-    if all(old is None for old, _ in pairs):
-        return Change(key, "new", medians)
-    return Change(key, "unchanged" if all(old == new for old, new in pairs) else "updated", medians)
-
-
-def _latest(entry: Entry, like: Entry) -> dict[str, float]:
-    """The last medians; those of the versions that another entry has last, where there are."""
-    versions = _versions(like.sessions[-1])
-    sessions = sorted(entry.sessions, key=lambda session: _versions(session) == versions)
-    return {name: reading.median for session in sessions for name, reading in session.metrics.items()}
 
 
 def _name_in_module(key: str) -> str:

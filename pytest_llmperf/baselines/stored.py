@@ -17,9 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pytest_llmperf.baselines.compare import Baseline, is_exact, levels
+from pytest_llmperf.baselines.compare import Baseline, levels
+from pytest_llmperf.baselines.entries import parts_of
+from pytest_llmperf.baselines.exact import device_type, exact_folder, is_exact, is_exact_folder
 from pytest_llmperf.baselines.schema import MOST_SESSIONS, Entry, Learned, Recording, Session
-from pytest_llmperf.baselines.store import Contents, Store, split
+from pytest_llmperf.baselines.store import Contents, Store
 from pytest_llmperf.errors import BaselineError, UsageError
 from pytest_llmperf.metrics import CATALOGUE, Kind
 
@@ -70,26 +72,12 @@ def tests(contents: Contents, hardware: str) -> dict[str, Stored]:
     own = contents.entries.get(hardware, {})
     if is_exact_folder(hardware):
         return {key: Stored(entry.workload, exact=entry.sessions) for key, entry in own.items()}
-    counted = contents.entries.get(exact_folder(hardware), {})
+    counted = contents.entries.get(exact_folder(device_type(hardware)), {})
     found = {}
     for key, entry in own.items():
         same = key in counted and counted[key].workload == entry.workload
         found[key] = Stored(entry.workload, entry.sessions, counted[key].sessions if same else (), entry.learned)
     return found
-
-
-def is_exact_folder(name: str) -> bool:
-    return name.startswith("exact-")
-
-
-def device_type(hardware: str) -> str:
-    """`cpu` of `cpu-amd-epyc-2c` and of `exact-cpu`."""
-    return hardware.removeprefix("exact-").partition("-")[0]
-
-
-def exact_folder(hardware: str) -> str:
-    """Where what is counted of the same tests lies."""
-    return f"exact-{device_type(hardware)}"
 
 
 def read(path: Path) -> Contents:
@@ -177,7 +165,7 @@ def _of_store(path: Path, root: Path, folders: Collection[str] | None = None, fi
 
 
 def _of_hardware(path: Path, folder: Path, file: str | None = None) -> Contents:
-    return _of_store(path, folder.parent, (folder.name, exact_folder(folder.name)), file)
+    return _of_store(path, folder.parent, (folder.name, exact_folder(device_type(folder.name))), file)
 
 
 def _own_hardware(path: Path) -> Path | None:
@@ -194,14 +182,9 @@ def _of_report(path: Path, records: Sequence[Any]) -> Contents:
     entries: dict[str, dict[str, Entry]] = {}
     for number, record in enumerate(records, 1):
         recording = _recording(f"{path}: record {number}", record)
-        counted, bound = split(recording)
-        for folder, entry in (
-            (recording.hardware, bound),
-            (f"exact-{recording.device_type}", counted),
-        ):
-            if entry is not None:
-                known = entries.setdefault(folder, {})
-                known[recording.key] = _joined(path, recording.key, known.get(recording.key), entry)
+        for folder, entry in parts_of(recording).items():
+            known = entries.setdefault(folder, {})
+            known[recording.key] = _joined(path, recording.key, known.get(recording.key), entry)
     return Contents(entries, {})
 
 

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pytest_llmperf.baselines.compare import GATING_VERSIONS, Rules, compare, is_exact, since
+from pytest_llmperf.baselines.compare import Rules, compare, since
+from pytest_llmperf.baselines.exact import counted_with, device_type, exact_folder, is_exact, is_exact_folder
 from pytest_llmperf.baselines.noise import noise_of
 from pytest_llmperf.baselines.schema import NoiseFile, Session
 from pytest_llmperf.baselines.store import Contents
-from pytest_llmperf.baselines.stored import Stored, device_type, is_exact_folder, tests
+from pytest_llmperf.baselines.stored import Stored, tests
 from pytest_llmperf.errors import UsageError, did_you_mean
 from pytest_llmperf.metrics import CATALOGUE, Kind, Metric
 from pytest_llmperf.model import Comparison, Environment, Row, Unknown, Verdict
@@ -99,7 +100,7 @@ def _keys(contents: Contents, hardware: str) -> set[str]:
 
 def exact_known(contents: Contents, hardware: str) -> bool:
     """Whether what is counted came along; a lone hardware folder, copied elsewhere, lacks it, and has lost nothing."""
-    return is_exact_folder(hardware) or bool(contents.entries.get(f"exact-{device_type(hardware)}"))
+    return is_exact_folder(hardware) or bool(contents.entries.get(exact_folder(device_type(hardware))))
 
 
 def _common(base: Contents, head: Contents, names: tuple[str, str], hardware: str) -> list[str]:
@@ -152,7 +153,7 @@ def _fresh(head: Sequence[Session], base: Sequence[Session]) -> list[Session]:
 def _of_latest_versions(exact: Sequence[Session]) -> list[Session]:
     """Of what is counted, what holds for the versions that were installed last."""
     newest = sorted(exact, key=lambda session: session.recorded, reverse=True)
-    return [s for s in newest if all(s.versions.get(n) == newest[0].versions.get(n) for n in GATING_VERSIONS)]
+    return [session for session in newest if counted_with(session) == counted_with(newest[0])]
 
 
 def _row(metric: Metric, base: Stored, head: Sequence[Session], rules: Rules) -> Row | None:

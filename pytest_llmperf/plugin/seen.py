@@ -178,8 +178,10 @@ class _Existing:
 
 def _folders(results: Sequence[Result]) -> list[str]:
     """Where baselines of these results lie."""
+    from pytest_llmperf.baselines.exact import exact_folder
+
     recordings = [result.recording for result in results if result.recording]
-    named = [name for each in recordings for name in (each["hardware"], f"exact-{each['device_type']}")]
+    named = [name for each in recordings for name in (each["hardware"], exact_folder(each["device_type"]))]
     return list(dict.fromkeys(named))
 
 

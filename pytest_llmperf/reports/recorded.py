@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pytest_llmperf.baselines.store import Change
+from pytest_llmperf.baselines.entries import Change
 from pytest_llmperf.reports.table import Cell, Column, Table
 from pytest_llmperf.units import percent, short_number
 

@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pytest_llmperf.baselines.compare import levels
+from pytest_llmperf.baselines.exact import device_type, exact_folder, is_exact_folder
 from pytest_llmperf.baselines.noise import noise_of
 from pytest_llmperf.baselines.schema import NoiseFile
 from pytest_llmperf.baselines.store import Contents
-from pytest_llmperf.baselines.stored import Stored, device_type, exact_folder, is_exact_folder, tests
+from pytest_llmperf.baselines.stored import Stored, tests
 from pytest_llmperf.baselines.versus import Compared, Versus
 from pytest_llmperf.errors import UsageError
 from pytest_llmperf.metrics import CATALOGUE, Kind
@@ -71,7 +72,7 @@ def by_hardware(contents: Contents) -> dict[str, dict[str, Stored]]:
     known = {name: tests(contents, name) for name in hardware}
     for name in contents.entries:
         if is_exact_folder(name):
-            elsewhere = {key for other in hardware if exact_folder(other) == name for key in known[other]}
+            elsewhere = {key for other in hardware if exact_folder(device_type(other)) == name for key in known[other]}
             known[name] = {key: entry for key, entry in tests(contents, name).items() if key not in elsewhere}
     return {name: entries for name, entries in known.items() if entries}
 

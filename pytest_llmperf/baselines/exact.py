@@ -1,0 +1,45 @@
+"""Counted metrics: versions change them and hardware does not, so that they lie in a folder of their own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pytest_llmperf.metrics import CATALOGUE, Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pytest_llmperf.baselines.schema import Reading, Session
+
+GATING_VERSIONS = ("torch", "transformers")
+"""Counted metrics hold for these versions."""
+_FOLDER = "exact-"
+
+
+def is_exact(metric: str) -> bool:
+    """Whether a metric is counted, so that it does not depend on the hardware."""
+    return metric in CATALOGUE and CATALOGUE[metric].kind is Kind.COUNTED
+
+
+def exact_folder(device_type: str) -> str:
+    """Where the counted metrics of a device type lie."""
+    return f"{_FOLDER}{device_type}"
+
+
+def is_exact_folder(folder: str) -> bool:
+    return folder.startswith(_FOLDER)
+
+
+def device_type(folder: str) -> str:
+    """`cpu` of `cpu-amd-epyc-2c` and of `exact-cpu`."""
+    return folder.removeprefix(_FOLDER).partition("-")[0]
+
+
+def counted_with(session: Session) -> tuple[str, ...]:
+    """The versions a session counted with, empty where unknown; without the build (`+cpu`), which changes no count."""
+    return tuple(session.versions.get(name, "").partition("+")[0] for name in GATING_VERSIONS)
+
+
+def said(session: Session) -> tuple[Mapping[str, Reading], tuple[str, ...]]:
+    """What a session says of the counted metrics, and for which versions."""
+    return session.metrics, counted_with(session)
