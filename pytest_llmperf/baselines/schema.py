@@ -8,12 +8,10 @@ was particular about the machine at that time.
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -28,6 +26,7 @@ from pydantic import (
     model_validator,
 )
 
+from pytest_llmperf.collector import collector_quiet
 from pytest_llmperf.errors import BaselineError
 
 MOST_SESSIONS = 20
@@ -189,7 +188,7 @@ def read(text: str, form: type[Form], name: str) -> Form:
     """
     fix = f"restore the file (git checkout), or delete it and record it anew with {_ANEW[form]}"
     try:
-        with _uncollected():
+        with collector_quiet():  # it takes most of the time while so many objects are made and none is dropped
             return form.model_validate(_migrated(_parsed(text), form))
     except ValidationError as error:
         fault = _invalid(error)
@@ -217,18 +216,6 @@ class _NewerError(Exception):
 def _error(message: str) -> BaselineError:
     """An error that every terminal can show, whatever a file holds."""
     return BaselineError(message.encode("utf-8", "backslashreplace").decode())
-
-
-@contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
-    """Without garbage collection, which takes most of the time while so many objects are made and none is dropped."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()
 
 
 def _parsed(text: str) -> Any:

@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from pytest_llmperf import metrics
+from pytest_llmperf.collector import collector_quiet
 from pytest_llmperf.measure.memory import memory_pass, peak_rss
-from pytest_llmperf.measure.quiet import collector_quiet, torch_threads
+from pytest_llmperf.measure.quiet import torch_threads
 from pytest_llmperf.measure.rounds import Effort, Need, take, warm_up
 from pytest_llmperf.model import Environment, Measurement, Memory, Round, Unknown, Workload
 from pytest_llmperf.targets import Request, Target

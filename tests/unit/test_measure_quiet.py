@@ -8,7 +8,8 @@ import sys
 import pytest
 import torch
 
-from pytest_llmperf.measure.quiet import collector_quiet, torch_threads
+from pytest_llmperf.collector import collector_quiet
+from pytest_llmperf.measure.quiet import torch_threads
 
 
 @pytest.fixture(autouse=True)
