@@ -162,13 +162,15 @@ class _Comparing:
 
     def complete(self, result: Result) -> Result:
         rows = list(result.rows)  # not by name: two limits may bracket one metric
+        first = {row.metric: place for place, row in reversed([*enumerate(rows)]) if row.statistic == "median"}
         for metric in filter(self.rules.gates, metrics.CATALOGUE.values()):
             comparison = self._compared(metric)
-            if comparison is not None:
-                if not any(_is_median_of(metric, row) for row in rows):
-                    rows.append(Row(metric.name, "median", metric.unit, None))
-                place = next(place for place, row in enumerate(rows) if _is_median_of(metric, row))
-                rows[place] = _with(rows[place], comparison)
+            if comparison is None:
+                continue
+            if metric.name in first:
+                rows[first[metric.name]] = _with(rows[first[metric.name]], comparison)
+            else:
+                rows.append(_with(Row(metric.name, "median", metric.unit, None), comparison))
         judged = [self._by_options(row) for row in rows]
         broken = any(row.verdict is Verdict.BROKEN for row in judged)
         new = self._why_new()
@@ -244,10 +246,6 @@ class _Comparing:
 
     def _recording(self) -> dict[str, Any]:
         return recording(self.evidence.key, self.evidence.measurement, self.head)
-
-
-def _is_median_of(metric: Metric, row: Row) -> bool:
-    return (row.metric, row.statistic) == (metric.name, "median")
 
 
 def _fails(comparison: Comparison | None) -> bool:

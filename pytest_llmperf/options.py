@@ -27,7 +27,8 @@ def _one_of(*choices: str) -> Callable[[str], str]:
     return parse
 
 
-def _whole(text: str) -> int:
+def whole(text: str) -> int:
+    """A whole number of at least 1, else a ValueError that says so."""
     if not text.isdecimal() or int(text) < 1:
         raise ValueError("expected a whole number of at least 1")
     return int(text)
@@ -47,7 +48,7 @@ def _threads(text: str) -> int | str:
     if text == "all":
         return text
     try:
-        return _whole(text)
+        return whole(text)
     except ValueError:
         raise ValueError("expected a whole number of at least 1, or all") from None
 
@@ -128,7 +129,7 @@ _OPTIONS = (
         "smoke: one round each, nothing judged; off: skip tests that measure (default: on)",
         "--llmperf",
     ),
-    _option("rounds", _whole, None, "N", "exactly N timed rounds (default: as many as precision needs, at least 3)"),
+    _option("rounds", whole, None, "N", "exactly N timed rounds (default: as many as precision needs, at least 3)"),
     _option("max_time", _seconds, 10.0, "S", "seconds for the timed rounds of one measurement (default: 10)"),
     _option("device", device_name, "auto", "DEVICE", "auto, cpu, cuda, cuda:1 or mps, for marks that do not say"),
     _option("dtype", dtype_name, None, "DTYPE", "float32, bfloat16 or float16, for marks that do not say"),
@@ -136,7 +137,7 @@ _OPTIONS = (
     _option("baselines", _folder, "baselines", "DIR", "folder of the baselines (default: baselines, below rootdir)"),
     _switch("update", "record this run as the baseline"),
     _switch("append", "record this run as one more session of the baseline (at most 20 are kept)"),
-    _option("sessions", _whole, 1, "K", "with update or append: measure in K processes (default: 1)"),
+    _option("sessions", whole, 1, "K", "with update or append: measure in K processes (default: 1)"),
     _switch("force", "record also what breaks a limit or was measured while disturbed", in_ini=True),
     _switch("prune", "drop baselines of tests that no longer exist (full runs only)"),
     _option("tolerance", _tolerance, 0.05, "5%", "how much slower than its baseline a test may be (default: 5%)"),

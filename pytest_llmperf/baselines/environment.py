@@ -11,6 +11,7 @@ import re
 import subprocess
 from collections import Counter
 from collections.abc import Mapping
+from datetime import datetime, timezone
 from pathlib import Path
 
 from pytest_llmperf import nvml
@@ -32,6 +33,11 @@ def environment_of(target: Target, threads: int | None) -> Environment:
         versions={"python": platform.python_version(), **versions()},
         machine=machine(device),
     )
+
+
+def now() -> str:
+    """The moment that a session's `recorded` names, in UTC."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def versions() -> dict[str, str]:

@@ -17,6 +17,7 @@ import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -51,7 +52,7 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._read: dict[Path, File | None] = {}
+        self._read: dict[Path, Any] = {}
 
     def find(self, key: str, hardware: str, device_type: str, workload: Mapping[str, object]) -> Baseline:
         """What a test is compared with: what is stored for this hardware and workload.
@@ -134,13 +135,13 @@ class Store:
 
     def noise(self, hardware: str) -> NoiseFile | None:
         """What `llmperf calibrate` learned of this hardware."""
-        path = self.folder / hardware / NOISE
-        return schema.load(self._guarded(path), NoiseFile, self._name(path))
+        return self._once(self.folder / hardware / NOISE, NoiseFile)
 
     def add_noise(self, hardware: str, calibration: schema.Calibration) -> Path:
         """Store one more calibration; its file."""
         path = self.folder / hardware / NOISE
         with self._locked():
+            self._read.pop(path, None)  # another process may have written since
             known = self.noise(hardware)
             earlier = known.calibrations if known else []
             self._write(path, NoiseFile(calibrations=[*earlier, calibration]))
@@ -221,9 +222,13 @@ class Store:
         return content.tests.get(_name_in_module(key)) if content else None
 
     def _file(self, path: Path) -> File | None:
+        return self._once(path, File)
+
+    def _once(self, path: Path, form: type[schema.Form]) -> schema.Form | None:
         if path not in self._read:
-            self._read[path] = schema.load(self._guarded(path), File, self._name(path))
-        return self._read[path]
+            self._read[path] = schema.load(self._guarded(path), form, self._name(path))
+        content: schema.Form | None = self._read[path]
+        return content
 
     def _fresh(self, path: Path) -> File:
         """As it is on the disk now: another process may have written since."""

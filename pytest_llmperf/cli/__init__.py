@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pytest_llmperf.errors import LlmperfError, UsageError
-from pytest_llmperf.options import OPTIONS, Option
+from pytest_llmperf.options import OPTIONS, whole
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,12 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     measuring.add_argument("--output-tokens", type=_sizes, default=[32], metavar="N[,N…]")
     measuring.add_argument("--batch-size", type=_sizes, default=[1], metavar="N[,N…]")
     measuring.add_argument("--prompt", metavar="TEXT", help="text instead of --prompt-tokens; measures tokenization")
-    for name in ("device", "dtype", "threads", "rounds", "max_time"):
-        option = OPTIONS[name]
-        flag = f"--{name.replace('_', '-')}"
-        measuring.add_argument(
-            flag, type=_option_type(option), default=option.default, metavar=option.metavar, help=option.help
-        )
+    _add_options(measuring, "device", "dtype", "threads", "rounds", "max_time")
     measuring.add_argument(
         "--limit", action="append", default=[], metavar="LIMIT", help="as 'ttft_ms < 50'; repeatable"
     )
@@ -92,17 +87,15 @@ def _add_calibrate(commands: Any) -> None:
     calibrating.add_argument(
         "target", metavar="TARGET", nargs="?", help="default: a small model with random weights, of 2 ms per token"
     )
-    calibrating.add_argument("--pairs", type=_size, default=10, metavar="N", help="pairs of processes (default: 10)")
-    calibrating.add_argument("--prompt-tokens", type=_size, default=128, metavar="N")
-    calibrating.add_argument("--output-tokens", type=_size, default=32, metavar="N")
-    for name in ("device", "dtype", "threads"):
-        option = OPTIONS[name]
-        calibrating.add_argument(
-            f"--{name}", type=_option_type(option), default=option.default, metavar=option.metavar, help=option.help
-        )
+    calibrating.add_argument(
+        "--pairs", type=_checked(whole), default=10, metavar="N", help="pairs of processes (default: 10)"
+    )
+    calibrating.add_argument("--prompt-tokens", type=_checked(whole), default=128, metavar="N")
+    calibrating.add_argument("--output-tokens", type=_checked(whole), default=32, metavar="N")
+    _add_options(calibrating, "device", "dtype", "threads")
     calibrating.add_argument(
         "--rounds",
-        type=_size,
+        type=_checked(whole),
         metavar="N",
         help="of each side of a pair (default: 8 to 40, as precision needs)",
     )
@@ -136,7 +129,7 @@ def _add_stored_commands(commands: Any) -> None:
     tolerance = OPTIONS["tolerance"]
     comparing.add_argument(
         "--tolerance",
-        type=_option_type(tolerance),
+        type=_checked(tolerance.parse),
         default=tolerance.default,
         metavar=tolerance.metavar,
         help="how much slower B may be (default: 5%%)",
@@ -171,17 +164,23 @@ def _sizes(text: str) -> list[int]:
     return [int(size) for size in sizes]
 
 
-def _size(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number of at least 1")
-    return int(text)
+def _checked(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """A parser of an option's value whose complaints argparse shows."""
 
-
-def _option_type(option: Option) -> Callable[[str], Any]:
-    def parse(text: str) -> Any:
+    def parse_argument(text: str) -> Any:
         try:
-            return option.parse(text)
+            return parse(text)
         except (ValueError, UsageError) as error:
             raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
 
-    return parse
+    return parse_argument
+
+
+def _add_options(parser: argparse.ArgumentParser, *names: str) -> None:
+    """Options that pytest has too."""
+    for name in names:
+        option = OPTIONS[name]
+        flag = f"--{name.replace('_', '-')}"
+        parser.add_argument(
+            flag, type=_checked(option.parse), default=option.default, metavar=option.metavar, help=option.help
+        )

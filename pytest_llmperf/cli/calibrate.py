@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-from datetime import datetime, timezone
 
 from rich.console import Console
 
+from pytest_llmperf.baselines.environment import now
 from pytest_llmperf.baselines.noise import FEWEST_DAYS, days_of, noise_of, own_of
 from pytest_llmperf.baselines.schema import NoiseFile
 from pytest_llmperf.baselines.store import Store
@@ -19,6 +19,7 @@ from pytest_llmperf.measure import Effort
 from pytest_llmperf.model import Workload
 from pytest_llmperf.options import OPTIONS
 from pytest_llmperf.reports.noise import Level, noise_text
+from pytest_llmperf.reports.terminal import standard_output
 from pytest_llmperf.targets import LoadOptions, resolve
 from pytest_llmperf.units import short_duration
 from pytest_llmperf.verdict.comparison import MOST_PAIRS, PAIRED_ROUNDS, precise_enough
@@ -42,7 +43,7 @@ def calibrate(parsed: argparse.Namespace) -> int:
         Effort(threads=parsed.threads if isinstance(parsed.threads, int) else None),
     )
     store = Store(parsed.baselines)
-    recorded = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    recorded = now()
     rounds = str(parsed.rounds or f"{PAIRED_ROUNDS[0]} to {PAIRED_ROUNDS[-1]}")
     _tell(f"{parsed.pairs} pairs of processes of {job.reference.id}, {rounds} rounds of each")
 
@@ -57,12 +58,11 @@ def calibrate(parsed: argparse.Namespace) -> int:
     environment = ready.environment
     path = store.add_noise(environment.hardware, calibration(ready, taken, recorded))
     known = store.noise(environment.hardware)
-    console = Console()
+    colour, width = standard_output()
     print(f"{ready.target} · {environment.device} {environment.device_name} · {environment.dtype} · ", end="")
     print(f"threads {environment.threads}")
     most = MOST_PAIRS.get(environment.device_type, MOST_PAIRS["cpu"])
-    colour = console.is_terminal and not console.no_color
-    print(noise_text(_levels(known, ready), OPTIONS["tolerance"].default, most, console.width, colour))
+    print(noise_text(_levels(known, ready), OPTIONS["tolerance"].default, most, width, colour))
     print(f"stored in {path}")
     return 0
 

@@ -6,14 +6,13 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from pytest_llmperf.baselines.compare import Rules
-from pytest_llmperf.baselines.environment import commit
+from pytest_llmperf.baselines.environment import commit, now
 from pytest_llmperf.baselines.store import Store
 from pytest_llmperf.errors import LlmperfError, UsageError
 from pytest_llmperf.gate import Gate, recording
@@ -67,8 +66,7 @@ def measure(parsed: argparse.Namespace) -> int:
 
 def _report(measurements: Sequence[Measurement]) -> str:
     """Everything seen, each measurement with what a baseline would store of it."""
-    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    gate = Gate(Store(Path()), recorded=now, commit=commit(Path.cwd(), Path.cwd()))
+    gate = Gate(Store(Path()), recorded=now(), commit=commit(Path.cwd(), Path.cwd()))
     records = []
     for measurement in measurements:
         session = gate.session(measurement, Settings(), Rules())

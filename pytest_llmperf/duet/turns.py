@@ -36,10 +36,9 @@ class PairedRound:
 class Pair:
     """Two processes at work; see `pair`."""
 
-    def __init__(self, workers: Mapping[Side, Worker], first: Side, seed: int) -> None:
+    def __init__(self, workers: Mapping[Side, Worker], seed: int) -> None:
         self._workers = workers
         self._draw = random.Random(seed)
-        self.first = first
 
     def ready(self, side: Side) -> Ready:
         return self._workers[side].ready
@@ -68,7 +67,7 @@ def pair(base: Job, head: Job, *, first: Side = "base", seed: int = 0) -> Iterat
         for side in (first, other(first)):
             workers[side] = Worker(jobs[side], side)
             workers[side].start()
-        yield Pair(workers, first, seed)
+        yield Pair(workers, seed)
     finally:
         for worker in workers.values():
             worker.close()

@@ -6,13 +6,12 @@ import dataclasses
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from datetime import datetime, timezone
 from typing import Any
 
 import pytest
 
 from pytest_llmperf.baselines import schema
-from pytest_llmperf.baselines.environment import commit, cpu_model, nvidia_gpus, versions
+from pytest_llmperf.baselines.environment import commit, cpu_model, now, nvidia_gpus, versions
 from pytest_llmperf.baselines.store import Store
 from pytest_llmperf.errors import DeviceMissingError, LlmperfError
 from pytest_llmperf.gate import Gate
@@ -189,12 +188,11 @@ def _exclusive(config: pytest.Config) -> Callable[[str], AbstractContextManager[
 
 def _gate(config: pytest.Config, measuring: int) -> Gate:
     folder = baselines_folder(config)
-    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     gate = frozenset(option(config, "gate"))
     timed = [metric for metric in CATALOGUE.values() if metric.kind is Kind.TIMED]
     return Gate(
         Store(folder),
-        recorded=getattr(config, "workerinput", {}).get(RECORDED, now),
+        recorded=getattr(config, "workerinput", {}).get(RECORDED) or now(),
         commit=commit(config.rootpath, folder),
         tolerance=option(config, "tolerance"),
         gate=gate,

@@ -19,7 +19,7 @@ from pytest_llmperf.errors import UsageError
 from pytest_llmperf.metrics import CATALOGUE, Kind
 from pytest_llmperf.model import Environment, Row, Verdict, Workload
 from pytest_llmperf.reports.noise import is_hidden
-from pytest_llmperf.reports.table import SMALLER, Cell, Column, Table, compared_row, long_note, shape
+from pytest_llmperf.reports.table import COMPARED, SMALLER, Cell, Column, Table, compared_row, figure, long_note, shape
 from pytest_llmperf.units import percent, short_number
 
 _MOST_METRICS = 6
@@ -43,15 +43,8 @@ _NOISE = (
     Column("pairs", right=True),
     Column(""),
 )
-_COMPARED = (
-    Column("metric"),
-    Column("base", right=True),
-    Column("head", right=True),
-    Column("unit", wide_only=True),
-    Column("change", right=True),
-    Column("verdict"),
-    Column(""),
-)
+_COMPARED = (*COMPARED[:-1], Column(""))
+"""Remarks stand in every width: they are told nowhere else."""
 
 
 def tables(contents: Contents, *, in_full: bool = False) -> list[Table]:
@@ -80,21 +73,25 @@ def by_hardware(contents: Contents) -> dict[str, dict[str, Stored]]:
 def held(name: str, contents: Contents) -> str:
     """`baselines: 12 tests on 2 kinds of hardware, 31 sessions`."""
     known = by_hardware(contents)
-    keys = {key for entries in known.values() for key in entries}
-    sessions = sum(_sittings(entry) for entries in known.values() for entry in entries.values())
-    hardware = f"{len(known)} kinds of hardware" if len(known) != 1 else next(iter(known))
     if not known:
         return f"{name}: the noise of {', '.join(contents.noise)}"
-    return f"{name}: {_count(len(keys), 'test')} on {hardware}, {_count(sessions, 'session')}"
+    tests, sessions = _sizes(known)
+    hardware = f"{len(known)} kinds of hardware" if len(known) != 1 else next(iter(known))
+    return f"{name}: {tests} on {hardware}, {sessions}"
 
 
 def merged(contents: Contents, shards: int, into: str, files: int) -> str:
     """`12 tests of 3 shards, 31 sessions; 4 files written in baselines`."""
-    known = by_hardware(contents)
-    sessions = sum(_sittings(entry) for entries in known.values() for entry in entries.values())
+    tests, sessions = _sizes(by_hardware(contents))
+    written = _count(files, "file") if files else "nothing new"
+    return f"{tests} of {_count(shards, 'shard')}, {sessions}; {written} written in {into}"
+
+
+def _sizes(known: Mapping[str, Mapping[str, Stored]]) -> tuple[str, str]:
+    """`12 tests`, `31 sessions`; a test on several kinds of hardware is one."""
     keys = {key for entries in known.values() for key in entries}
-    counted = f"{_count(len(keys), 'test')} of {_count(shards, 'shard')}, {_count(sessions, 'session')}"
-    return f"{counted}; {_count(files, 'file') if files else 'nothing new'} written in {into}"
+    sessions = sum(_sittings(entry) for entries in known.values() for entry in entries.values())
+    return _count(len(keys), "test"), _count(sessions, "session")
 
 
 def _count(number: int, thing: str, things: str = "") -> str:
@@ -128,7 +125,7 @@ def _module(module: str, hardware: str, known: Mapping[str, Stored]) -> Table:
         sittings, processes = _sittings(entry), _processes(entry)
         sessions = f"{sittings} ({processes})" if processes > sittings else str(sittings)
         cells = [key.partition("::")[2] or key, _shape(entry.workload), sessions, *_when(entry)]
-        figures = [_figure(entry.figure(name)) for name in shown]
+        figures = [figure(entry.figure(name)) for name in shown]
         table.rows.append((*map(Cell, cells), *figures))
     if any(_processes(entry) > _sittings(entry) for entry in known.values()):
         table.notes.append("sessions, and in brackets their processes where they are more")
@@ -152,7 +149,7 @@ def _full(key: str, hardware: str, entry: Stored) -> Table:
         learned = entry.learned.get(name)
         cells = [
             Cell(name),
-            _figure(entry.figure(name)),
+            figure(entry.figure(name)),
             Cell(CATALOGUE[name].unit, dim=True),
             Cell(str(len({session.recorded for session in entry.having(name)}))),
             Cell(_spread(entry, name)),
@@ -221,10 +218,6 @@ def _shape(workload: Mapping[str, Any]) -> str:
         return json.dumps(dict(workload))
 
 
-def _figure(value: float | None) -> Cell:
-    return Cell("–", dim=True) if value is None else Cell(short_number(value))
-
-
 # One against another
 
 
@@ -247,10 +240,8 @@ def _against(each: Compared, rows: Sequence[Row]) -> Table:
         f"{_count(_sittings(base), 'session')} against {_sittings(head)}",
     ]
     table = Table(each.key, " · ".join(told), _COMPARED)
-    limit = 5  # of a row in the form that limits have too
     for row in rows:
-        cells = compared_row(row)
-        table.rows.append((*cells[:limit], *cells[limit + 1 :]))
+        table.rows.append(compared_row(row))
         if note := long_note(row):
             table.notes.append(f"{row.metric}: {note}")
     if each.shared:

@@ -68,7 +68,7 @@ _DETAILS = (
     Column("verdict"),
     Column("n", right=True, wide_only=True),
 )
-_COMPARED = (
+COMPARED = (
     Column("metric", whole=True),
     Column("base", right=True, whole=True),
     Column("head", right=True, whole=True),
@@ -87,7 +87,7 @@ def overview(results: Sequence[Result]) -> list[Table]:
         module, _, name = result.key.partition("::")
         table = tables.setdefault(module, Table(module, "", _OVERVIEW))
         medians = {row.metric: row.value for row in result.rows if row.statistic == "median"}
-        figures = [_figure(medians.get(metric)) for metric in _SHOWN]
+        figures = [figure(medians.get(metric)) for metric in _SHOWN]
         verdict = verdict_cell(result.verdict)
         if result.expected_to_fail or result.quiet or (result.verdict is Verdict.REGRESSED and not result.fails):
             verdict = dataclasses.replace(verdict, verdict=None, dim=True)
@@ -98,7 +98,7 @@ def overview(results: Sequence[Result]) -> list[Table]:
 def details(result: Result, *, judged_only: bool = False, samples: bool = False) -> Table:
     """One measurement: a row per metric, or per limit; with `samples` each row's values in short."""
     compared = any(row.comparison is not None and row.comparison.base is not None for row in result.rows)
-    table = Table(result.key, subtitle(result), _COMPARED if compared else _DETAILS)
+    table = Table(result.key, subtitle(result), COMPARED if compared else _DETAILS)
     for row in result.rows:
         if judged_only and row.limit is None and (not compared or row.comparison is None):
             continue
@@ -125,11 +125,11 @@ def _row(row: Row) -> tuple[Cell, ...]:
 
 def compared_row(row: Row) -> tuple[Cell, ...]:
     comparison = row.comparison
-    base = _figure(comparison.base) if comparison and comparison.base is not None else Cell("")
+    base = figure(comparison.base) if comparison and comparison.base is not None else Cell("")
     return (
         Cell(row_name(row)),
         base,
-        _figure(row.value),
+        figure(row.value),
         Cell(row.unit, dim=True),
         Cell(_change(comparison) if comparison else ""),
         Cell(row.limit or ""),
@@ -286,7 +286,8 @@ def verdict_cell(verdict: Verdict | None) -> Cell:
     return Cell(verdict.value, verdict) if verdict else Cell("–", dim=True)
 
 
-def _figure(value: float | None) -> Cell:
+def figure(value: float | None) -> Cell:
+    """A number, or a dash for what is not known."""
     return Cell("–", dim=True) if value is None else Cell(short_number(value))
 
 
