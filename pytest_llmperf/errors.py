@@ -20,7 +20,11 @@ class TargetError(LlmperfError):
     """The target cannot be found, loaded, fitted into memory or run."""
 
 
-class OutOfMemoryTargetError(TargetError):
+class NoRoomError(TargetError):
+    """A target does not fit into the memory that is left."""
+
+
+class OutOfMemoryTargetError(NoRoomError):
     """Memory ran out; other targets may give way and the attempt be made again."""
 
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
 from pytest_llmperf import metrics
-from pytest_llmperf.baselines.compare import Rules, compare, since
+from pytest_llmperf.baselines.compare import Baseline, Rules, changed_around, compare, since
 from pytest_llmperf.baselines.environment import hardware
 from pytest_llmperf.baselines.noise import noise_of
 from pytest_llmperf.baselines.schema import MOST_SAMPLES, Reading, Recording, Session
 from pytest_llmperf.baselines.store import Store
+from pytest_llmperf.duet.compare import PairTaken, compare_pairs
 from pytest_llmperf.metrics import Kind, Metric
 from pytest_llmperf.model import (
     Comparison,
@@ -75,12 +76,11 @@ class Gate:
         self.store.find(key, environment.hardware, environment.device_type, {})
         self.store.noise(environment.hardware)
 
-    def rules(self, settings: Settings, measurement: Measurement) -> Rules:
-        """By what this measurement is compared."""
-        environment = measurement.environment
-        of = environment.hardware, environment.threads, environment.dtype, measurement.target
+    def rules(self, settings: Settings, environment: Environment, target: str) -> Rules:
+        """By what a measurement of this target is compared."""
+        of = environment.hardware, environment.threads, environment.dtype, target
         if of not in self._noise:
-            self._noise[of] = noise_of(self.store.noise(environment.hardware), environment, measurement.target)
+            self._noise[of] = noise_of(self.store.noise(environment.hardware), environment, target)
         return Rules(
             device_type=environment.device_type,
             tolerance=choose("tolerance", mark=settings.tolerance, run=self.tolerance),
@@ -90,8 +90,8 @@ class Gate:
             noise=self._noise[of],
         )
 
-    def session(self, measurement: Measurement, settings: Settings, rules: Rules) -> Session:
-        """What a baseline keeps of one process's measurement."""
+    def session(self, measurement: Measurement, settings: Settings, wanted: Callable[[Metric], bool]) -> Session:
+        """What is kept of one process's measurement, of the metrics that are wanted."""
         environment = measurement.environment
         commit, dirty = self.commit
         return Session(
@@ -105,7 +105,7 @@ class Gate:
             metrics={
                 metric.name: _reading(metric, sample)
                 for metric in metrics.CATALOGUE.values()
-                if rules.gates(metric) and isinstance(sample := measurement.samples[metric.name], Sample)
+                if wanted(metric) and isinstance(sample := measurement.samples[metric.name], Sample)
             },
         )
 
@@ -114,13 +114,29 @@ class Gate:
 class Evidence:
     """One measurement of a test, and what fresh processes measured of the same."""
 
-    key: str
+    test: str
     measurement: Measurement
     settings: Settings
     label: str = ""
     again: list[Session] = field(default_factory=list)
     unconfirmed: str = ""
     """Why no fresh process could measure it."""
+    against: str = ""
+    """The base that it was measured against in turns; empty where a stored baseline is consulted."""
+    absent: str = ""
+    """Why base did not measure it."""
+    pairs: list[PairTaken] = field(default_factory=list)
+    confirming: str = ""
+    """The base of a duet that settles what the stored baseline makes suspect."""
+    apart: bool = False
+    """Both have no room in memory at once: the processes of its pairs run one after the other."""
+    undecided: str = ""
+    """Why no more pairs were measured."""
+
+    @property
+    def key(self) -> str:
+        """Under which it is reported and stored: `nodeid[::label]`."""
+        return f"{self.test}::{self.label}" if self.label else self.test
 
 
 def judge(evidence: Evidence, gate: Gate | None, *, judged: bool = True) -> Result:
@@ -141,49 +157,82 @@ def judge(evidence: Evidence, gate: Gate | None, *, judged: bool = True) -> Resu
         label=evidence.label,
     )
     if gate is not None and judged:
-        result = _Comparing(evidence, gate).complete(result)
+        result = (_AgainstBase if evidence.against else _AgainstStored)(evidence, gate).complete(result)
     return dataclasses.replace(result, rows=tuple(sorted(result.rows, key=lambda row: order.index(row.metric))))
 
 
 class _Comparing:
-    """Adds to a result what its baseline makes of it."""
+    """Adds to a result what there is to compare it with makes of it."""
 
     def __init__(self, evidence: Evidence, gate: Gate) -> None:
         self.evidence = evidence
         self.gate = gate
         self.environment = evidence.measurement.environment
-        self.rules = gate.rules(evidence.settings, evidence.measurement)
-        self.head = [gate.session(evidence.measurement, evidence.settings, self.rules), *evidence.again]
-        self.workload = stored_workload(evidence.measurement.workload)
-        self.baseline = gate.store.find(
-            evidence.key, self.environment.hardware, self.environment.device_type, self.workload
-        )
-        self.disturbance = evidence.measurement.conditions.disturbance(self.environment.threads or 1)
+        self.rules = gate.rules(evidence.settings, self.environment, evidence.measurement.target)
+        self.head = [gate.session(evidence.measurement, evidence.settings, self.rules.gates), *evidence.again]
 
     def complete(self, result: Result) -> Result:
         rows = list(result.rows)  # not by name: two limits may bracket one metric
         first = {row.metric: place for place, row in reversed([*enumerate(rows)]) if row.statistic == "median"}
         for metric in filter(self.rules.gates, metrics.CATALOGUE.values()):
-            comparison = self._compared(metric)
+            sample = self.evidence.measurement.samples[metric.name]
+            comparison = self._compared(metric, sample if isinstance(sample, Unknown) else None)
             if comparison is None:
                 continue
             if metric.name in first:
                 rows[first[metric.name]] = _with(rows[first[metric.name]], comparison)
             else:
                 rows.append(_with(Row(metric.name, "median", metric.unit, None), comparison))
-        judged = [self._by_options(row) for row in rows]
-        broken = any(row.verdict is Verdict.BROKEN for row in judged)
+        judged = tuple(self._by_options(row) for row in rows)
         new = self._why_new()
         return dataclasses.replace(
             result,
-            rows=tuple(judged),
+            rows=judged,
             new=new,
             new_fails=bool(new) and "new" in self.gate.strict and not self.gate.recording,
-            since=tuple(since(self.baseline, self.head[0])),
-            recording=self._recording(),
-            unfit=self._unfit(broken=broken),
             unconfirmed=self.evidence.unconfirmed,
+            undecided=self.evidence.undecided,
+            **self._told(judged),
         )
+
+    def _compared(self, metric: Metric, missing: Unknown | None) -> Comparison | None:
+        """One metric's comparison; None where neither side has it."""
+        raise NotImplementedError
+
+    def _why_new(self) -> str:
+        """Why the whole test has nothing to be compared with; empty where it has."""
+        raise NotImplementedError
+
+    def _told(self, rows: Sequence[Row]) -> dict[str, Any]:
+        """What else the result says of what it was compared with."""
+        raise NotImplementedError
+
+    def _by_options(self, row: Row) -> Row:
+        """The row with its outcome, where options say other than its verdict."""
+        if row.verdict is Verdict.REGRESSED and self.gate.recording:
+            return dataclasses.replace(row, outcome=False)
+        cause = row.comparison.cause if row.comparison else ""
+        names = {Verdict.NEW: "new", Verdict.INCONCLUSIVE: "inconclusive"}
+        strictly = {names.get(row.verdict, ""), cause} & self.gate.strict if row.verdict else set()
+        if row.verdict is Verdict.NEW and self._why_new():  # the whole test is, which is said once
+            strictly = set()
+        return dataclasses.replace(row, outcome=True) if strictly and not self.gate.recording else row
+
+
+class _AgainstStored(_Comparing):
+    def __init__(self, evidence: Evidence, gate: Gate) -> None:
+        super().__init__(evidence, gate)
+        workload = stored_workload(evidence.measurement.workload)
+        environment = self.environment
+        self.baseline = gate.store.find(evidence.key, environment.hardware, environment.device_type, workload)
+        self.disturbance = evidence.measurement.conditions.disturbance(environment.threads or 1)
+
+    def _told(self, rows: Sequence[Row]) -> dict[str, Any]:
+        return {
+            "since": tuple(since(self.baseline, self.head[0])),
+            "recording": recording(self.evidence.key, self.evidence.measurement, self.head),
+            "unfit": self._unfit(broken=any(row.verdict is Verdict.BROKEN for row in rows)),
+        }
 
     def _unfit(self, *, broken: bool) -> str:
         if self.gate.force:
@@ -194,9 +243,7 @@ class _Comparing:
             return f"measured in {len(self.head)} of {self.gate.processes} processes: {self.evidence.unconfirmed}"
         return self.disturbance
 
-    def _compared(self, metric: Metric) -> Comparison | None:
-        sample = self.evidence.measurement.samples[metric.name]
-        missing = sample if isinstance(sample, Unknown) else None
+    def _compared(self, metric: Metric, missing: Unknown | None) -> Comparison | None:
         found = compare(metric, self.baseline, self.head, self.rules, missing)
         if found is None:
             return None
@@ -221,18 +268,15 @@ class _Comparing:
             readings = [session.metrics[metric.name].median for session in again if metric.name in session.metrics]
             shown = ", ".join(map(short_number, readings)) or "nothing"
             return found.with_note(f"{shown} when measured again")
-        return found
+        return self._confirmed(metric, found) if found.verdict is Verdict.REGRESSED else found
 
-    def _by_options(self, row: Row) -> Row:
-        """The row with its outcome, where options say other than its verdict."""
-        if row.verdict is Verdict.REGRESSED and self.gate.recording:
-            return dataclasses.replace(row, outcome=False)
-        cause = row.comparison.cause if row.comparison else ""
-        names = {Verdict.NEW: "new", Verdict.INCONCLUSIVE: "inconclusive"}
-        strictly = {names.get(row.verdict, ""), cause} & self.gate.strict if row.verdict else set()
-        if row.verdict is Verdict.NEW and not self.baseline.sessions:  # the whole test is, which is said once
-            strictly = set()
-        return dataclasses.replace(row, outcome=True) if strictly and not self.gate.recording else row
+    def _confirmed(self, metric: Metric, found: Comparison) -> Comparison:
+        """What a duet with the code that was recorded makes of a timed metric that the stored rule calls REGRESSED."""
+        base = self.evidence.confirming
+        settled = compare_pairs(metric, self.evidence.pairs, self.rules) if self.evidence.pairs else None
+        if settled is not None and settled.change is not None:
+            return settled.with_note(f"by duet with {base}")
+        return found.with_note(self.evidence.undecided or f"by the stored rule{', no duet with ' * bool(base)}{base}")
 
     def _why_new(self) -> str:
         if self.baseline.sessions:
@@ -244,8 +288,44 @@ class _Comparing:
         others = f"; there is one for {', '.join(elsewhere)}" if elsewhere else ""
         return f"no baseline for {hardware}{others}"
 
-    def _recording(self) -> dict[str, Any]:
-        return recording(self.evidence.key, self.evidence.measurement, self.head)
+
+def commit_to_confirm(evidence: Evidence, gate: Gate) -> tuple[str, str]:
+    """The commit that a stored baseline was recorded at, if a duet with it would tell the same; else why not."""
+    comparing = _AgainstStored(evidence, gate)
+    stored = [*comparing.baseline.exact, *comparing.baseline.sessions][-1]
+    if not stored.commit:
+        return "", "recorded outside git"
+    if stored.dirty:
+        return "", f"recorded at {stored.commit[:9]} with changes that are in no commit"
+    around = changed_around(stored, comparing.head[0])
+    return ("", f"not the code alone has changed: {', '.join(around)}") if around else (stored.commit, "")
+
+
+class _AgainstBase(_Comparing):
+    def _compared(self, metric: Metric, missing: Unknown | None) -> Comparison | None:
+        if not self.evidence.pairs:
+            return None
+        found = compare_pairs(metric, self.evidence.pairs, self.rules, missing)
+        if found is None or not found.suspect or not self.evidence.undecided:
+            return found
+        certain = metric.kind is not Kind.TIMED  # one reading without noise is enough where no other can be had
+        return found.with_note(
+            "" if certain else self.evidence.undecided,
+            suspect=False,
+            verdict=Verdict.REGRESSED if certain else found.verdict,
+        )
+
+    def _why_new(self) -> str:
+        return f"base {self.evidence.against}: {self.evidence.absent}" if not self.evidence.pairs else ""
+
+    def _told(self, rows: Sequence[Row]) -> dict[str, Any]:
+        pairs = self.evidence.pairs
+        differing = since(Baseline(sessions=[pairs[0].base]), self.head[0]) if pairs else []
+        return {
+            "against": self.evidence.against,
+            "pairs": tuple(pair.to_plain() for pair in pairs),
+            "since": tuple(line for line in differing if not line.startswith("commit ")),
+        }
 
 
 def _fails(comparison: Comparison | None) -> bool:

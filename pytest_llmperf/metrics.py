@@ -139,11 +139,11 @@ def _tpot(trace: Trace) -> float | Unknown:
         return Unknown("time per output token needs at least 2 output tokens")
     if len(trace.arrivals) < 2:
         return Unknown("all output tokens arrived at once")
-    return (trace.arrivals[-1] - trace.arrivals[0]) / (trace.output_tokens - 1)
+    return trace.decode / (trace.output_tokens - 1)
 
 
 def _latency(trace: Trace) -> float:
-    return trace.arrivals[-1] - trace.sent
+    return trace.ended - trace.sent
 
 
 def _itl(taken: Round) -> Values:

@@ -81,6 +81,7 @@ class Trace:
         tokenize: seconds of text → ids, before `sent`.
         detokenize: seconds of ids → text, after the last arrival.
         device_arrivals: on accelerators, when each token was chosen on the device, in seconds after prefill began.
+        unsteady: which gaps, counted from 0, came right after a pause and tell of it rather than of the target.
     """
 
     sent: float
@@ -92,6 +93,7 @@ class Trace:
     tokenize: float | Unknown = Unknown("the prompt was token ids; prompt= measures tokenization")
     detokenize: float | Unknown = Unknown("the target has no tokenizer")
     device_arrivals: tuple[float, ...] = ()
+    unsteady: tuple[int, ...] = ()
 
     @property
     def output_tokens(self) -> int:
@@ -100,8 +102,23 @@ class Trace:
 
     @property
     def gaps(self) -> tuple[float, ...]:
-        """Seconds between consecutive arrivals (k ≥ 2)."""
-        return tuple(later - earlier for earlier, later in zip(self.arrivals, self.arrivals[1:], strict=False))
+        """Seconds between consecutive arrivals (k ≥ 2), without the unsteady ones."""
+        gaps = (later - earlier for earlier, later in zip(self.arrivals, self.arrivals[1:], strict=False))
+        return tuple(gap for index, gap in enumerate(gaps) if index not in self.unsteady)
+
+    @property
+    def decode(self) -> float:
+        """Seconds from the first to the last token; an unsteady gap counts as its tokens took on the average."""
+        if not self.unsteady:
+            return self.arrivals[-1] - self.arrivals[0]
+        tokens = self.counts[1:] or (1,) * (len(self.arrivals) - 1)
+        steady = sum(count for index, count in enumerate(tokens) if index not in self.unsteady)
+        return sum(self.gaps) * sum(tokens) / steady
+
+    @property
+    def ended(self) -> float:
+        """When the last token was on the host."""
+        return self.arrivals[0] + self.decode if self.unsteady else self.arrivals[-1]
 
 
 @dataclass(frozen=True)
@@ -113,7 +130,7 @@ class Round:
     @property
     def wall(self) -> float:
         """Seconds from the first request sent to the last token."""
-        return max(t.arrivals[-1] for t in self.traces) - min(t.sent for t in self.traces)
+        return max(t.ended for t in self.traces) - min(t.sent for t in self.traces)
 
 
 _NO_MEMORY_PASS = Unknown("memory was not measured")
@@ -401,6 +418,7 @@ class Comparison:
         spread: half the 95 % interval of `change`.
         quiet: INCONCLUSIVE, and nothing was seen that anyone should look at.
         suspect: it would be REGRESSED if more processes agreed.
+        unfinished: more pairs of processes might decide it.
         cause: what else than the code may be the reason, in the words of `--llmperf-strict`.
     """
 
@@ -411,6 +429,7 @@ class Comparison:
     note: str = ""
     quiet: bool = False
     suspect: bool = False
+    unfinished: bool = False
     cause: str = ""
 
     def with_note(self, note: str, **changes: Any) -> Comparison:
@@ -475,6 +494,12 @@ class Result:
     """Why it should not be recorded."""
     unconfirmed: str = ""
     """Why no fresh process measured it again."""
+    against: str = ""
+    """The base of a duet: its commit, and what it is to head."""
+    pairs: tuple[Mapping[str, Any], ...] = ()
+    """What each pair of processes of a duet measured."""
+    undecided: str = ""
+    """Why no more pairs were measured."""
     expected_to_fail: bool = False
     """The test is marked xfail."""
 
@@ -501,7 +526,8 @@ class Result:
     @classmethod
     def from_plain(cls, record: dict[str, Any]) -> Result:
         rows = tuple(map(_row_from_plain, record["rows"]))
-        known = {**record, "rows": rows, "since": tuple(record["since"]), "workload": Workload(**record["workload"])}
+        lists = {name: tuple(record[name]) for name in ("since", "pairs")}
+        known = {**record, **lists, "rows": rows, "workload": Workload(**record["workload"])}
         return cls(**known)
 
 

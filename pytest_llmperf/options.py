@@ -81,6 +81,10 @@ def _truth(text: str) -> bool:
     return text == "true"
 
 
+def _text(text: str) -> str:
+    return text.strip()
+
+
 def _folder(text: str) -> str:
     if not text.strip():
         raise ValueError("expected a folder")
@@ -140,6 +144,32 @@ _OPTIONS = (
     _option("sessions", whole, 1, "K", "with update or append: measure in K processes (default: 1)"),
     _switch("force", "record also what breaks a limit or was measured while disturbed", in_ini=True),
     _switch("prune", "drop baselines of tests that no longer exist (full runs only)"),
+    Option(
+        "against",
+        str,
+        None,
+        "REF",
+        "duet: compare with the merge base with REF, or with REF itself (REF!), in turns on this machine",
+        "--llmperf-against",
+        in_ini=False,
+    ),
+    _option(
+        "base_tests",
+        _one_of("base", "head"),
+        "base",
+        "base|head",
+        "whose test files base runs (default: base; head's where base has none)",
+    ),
+    _option(
+        "confirm",
+        _one_of("auto", "never"),
+        "auto",
+        "auto|never",
+        "auto: what is suspect against a baseline is settled by a duet with the commit that recorded it (default)",
+    ),
+    _option("budget", _seconds, None, "S", "seconds that the duets of the whole run may take (default: no limit)"),
+    Option("base_setup", _text, "", "COMMAND", "run in base's worktree before its tests, like: uv sync"),
+    Option("base_python", _text, "", "PATH", "Python of base, relative to its worktree, like: .venv/bin/python"),
     _option("tolerance", _tolerance, 0.05, "5%", "how much slower than its baseline a test may be (default: 5%)"),
     _option(
         "strict",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -10,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_llmperf import metrics
 from pytest_llmperf.baselines.environment import environment_of
-from pytest_llmperf.errors import LlmperfError, UsageError
-from pytest_llmperf.measure import Effort, Need, measure
+from pytest_llmperf.errors import UsageError
+from pytest_llmperf.measure import Effort, Need, alone, measure
 from pytest_llmperf.measure.conditions import watched
 from pytest_llmperf.model import Limit, Measurement, Result, Round, Sample, Tolerance, Unknown
 from pytest_llmperf.options import choose
@@ -21,9 +22,11 @@ from pytest_llmperf.targets.cache import TargetCache
 from pytest_llmperf.verdict.rule import straddles
 from pytest_llmperf.verdict.statistics import interval, supported
 
-if TYPE_CHECKING:  # what a gate brings along is for those who measure, not for those who name a type
-    from pytest_llmperf.baselines import schema
+if TYPE_CHECKING:  # what these bring along is for those who measure, not for those who name a type
+    from pytest_llmperf.against import Against
+    from pytest_llmperf.duet.sides import Line
     from pytest_llmperf.gate import Evidence, Gate
+    from pytest_llmperf.settle import Fresh
 
 PRECISION = 0.02
 """Rounds go on until the 95 % interval of each gating timed metric is this narrow, as ± share of its median."""
@@ -50,8 +53,12 @@ class Session:
     exclusive: Callable[[str], AbstractContextManager[object]] = nullcontext
     """Entered for each measurement with the device's name; keeps away other processes of the run."""
     gate: Gate | None = None
-    again: Callable[[str], Mapping[str, schema.Session]] | None = None
-    """Runs a test once more in a fresh process, and gives what it measured there by key."""
+    fresh: Fresh | None = None
+    """Measures a test once more in fresh processes."""
+    against: Against | None = None
+    """What everything is measured against, in turns."""
+    line: Line | None = None
+    """From where this run is told what to do: it is the base of a duet."""
     targets: TargetCache = field(init=False)
 
     def __post_init__(self) -> None:
@@ -77,24 +84,33 @@ class Session:
             smoke=self.defaults.smoke,
         )
 
-    def measure(self, target: Target, load: float | Unknown, settings: Settings) -> Measurement:
-        """Measure as the settings say, in these conditions."""
+    def measure(self, target: Target, load: float | Unknown, settings: Settings, test: str, label: str) -> Evidence:
+        """Measure as the settings say, in these conditions; in turns with base where there is one."""
+        from pytest_llmperf.gate import Evidence
+
         effort = self.effort(settings)
         environment = environment_of(target, effort.threads)
+        evidence = Evidence(test, NOT_MEASURED, settings, label)
+        measured = functools.partial(
+            measure, target, settings.workload, effort, load, environment=environment, progress=self.progress
+        )
+        by_itself = alone(lambda rounds: look(rounds, settings.limits))
         try:
             with self.exclusive(target.device.name), watched() as watch:
-                measurement = measure(
-                    target,
-                    settings.workload,
-                    effort,
-                    load=load,
-                    environment=environment,
-                    look=lambda rounds: look(rounds, settings.limits),
-                    progress=self.progress,
-                )
+                if self.line is not None and self.gate is not None:
+                    from pytest_llmperf.against import as_base
+
+                    measurement = as_base(self.line, evidence, self.gate, measured)
+                elif self.against is not None and self.gate is not None:
+                    rules = self.gate.rules(settings, environment, target.id)
+                    limits_need = functools.partial(look, limits=settings.limits, precisely=False)
+                    measurement = self.against.measure(evidence, self.gate, rules, measured, limits_need, by_itself)
+                else:
+                    measurement = measured(by_itself)
         finally:
             self.progress("")
-        return dataclasses.replace(measurement, conditions=watch.seen)
+        evidence.measurement = dataclasses.replace(measurement, conditions=watch.seen)
+        return evidence
 
     def judge(self, evidence: Evidence) -> Result:
         """Its limits, and its comparison with the baseline."""
@@ -103,7 +119,10 @@ class Session:
         return judge(evidence, self.gate, judged=not self.defaults.smoke)
 
 
-def look(rounds: Sequence[Round], limits: Iterable[Limit]) -> Need:
+NOT_MEASURED = Measurement(target="", workload=Settings().workload, rounds=())
+
+
+def look(rounds: Sequence[Round], limits: Iterable[Limit], *, precisely: bool = True) -> Need:
     """What the rounds so far still lack for these limits, and for precision."""
     so_far = metrics.summarize(Measurement(target="", workload=_ANY, rounds=tuple(rounds)))
     held = [(limit, so_far.samples[limit.metric]) for limit in limits]
@@ -111,7 +130,7 @@ def look(rounds: Sequence[Round], limits: Iterable[Limit]) -> Need:
     if any(not supported(sample.samples, limit.statistic) for limit, sample in timed):
         return Need.SAMPLES
     gating = [m.name for m in metrics.CATALOGUE.values() if m.gates and m.kind is metrics.Kind.TIMED]
-    precise = all(_precise(so_far.samples[name]) for name in gating)
+    precise = not precisely or all(_precise(so_far.samples[name]) for name in gating)
     settled = all(not straddles(limit, interval(sample, limit.statistic) or (0, 0)) for limit, sample in timed)
     return Need.NOTHING if precise and settled else Need.PRECISION
 
@@ -164,11 +183,8 @@ class Llm:
             raise UsageError(f"{key} was measured before: give each measure() of a test a label of its own")
         target = self._target(settings)
         load_time, self._load_time = self._load_time, Measurement.load
-        from pytest_llmperf.gate import Evidence
-
-        measurement = self._session.measure(target, load_time, settings)
-        self._evidence[key] = Evidence(key, measurement, settings, label or "")
-        return measurement
+        self._evidence[key] = self._session.measure(target, load_time, settings, self._key, label or "")
+        return self._evidence[key].measurement
 
     @property
     def measured(self) -> bool:
@@ -176,7 +192,9 @@ class Llm:
         return bool(self._evidence)
 
     def results(self) -> list[Result]:
-        """What everything measured so far comes to, at first look."""
+        """What everything measured so far comes to, at first look; of a base, head says what."""
+        if self._session.line is not None:
+            return []
         return [self._session.judge(evidence) for evidence in self._evidence.values()]
 
     def settled(self) -> list[Result]:
@@ -185,43 +203,28 @@ class Llm:
         Whatever would be REGRESSED is measured again in fresh processes first, and so is everything while
         sessions of several processes are recorded.
         """
-        results = self.results()
-        while self._session.again is not None and self._wants_more(results):
-            self._measure_again()
-            results = self.results()
-        return results
+        session = self._session
+        if session.gate is None or session.fresh is None:
+            return self.results()
+        from pytest_llmperf.settle import Settling
 
-    def _wants_more(self, results: Sequence[Result]) -> bool:
-        gate = self._session.gate
-        if gate is None or any(evidence.unconfirmed for evidence in self._evidence.values()):
-            return False
-        if gate.recording:
-            return any(1 + len(evidence.again) < gate.processes for evidence in self._evidence.values())
-        return any(row.comparison.suspect for result in results for row in result.rows if row.comparison)
+        settling = Settling(self._key, self._evidence, session.gate, session.fresh, session.judge, self._elsewhere)
+        return settling.settled()
 
-    def _measure_again(self) -> None:
-        """Everything once more, in one fresh process of the same sitting."""
-        session, evidences = self._session, self._evidence
-        assert session.again is not None
-        assert session.gate is not None
+    def _elsewhere(self, stage: str, measure_there: Callable[[], object]) -> None:
+        """A measurement by other processes, which load the same."""
+        session = self._session
         self._loaded = None
-        session.targets.clear()  # the fresh process loads the same
-        session.progress("measuring again in a fresh process")
-        device = next(iter(evidences.values())).measurement.environment.device
+        session.targets.clear()
+        session.progress(stage)
+        device = next(iter(self._evidence.values())).measurement.environment.device
         try:
+            if session.against is not None:
+                session.against.release()
             with session.exclusive(device):
-                measured = session.again(self._key)
-        except LlmperfError as error:
-            for evidence in evidences.values():
-                evidence.unconfirmed = str(error)
-            return
+                measure_there()
         finally:
             session.progress("")
-        for key, evidence in evidences.items():
-            if key in measured:
-                evidence.again.append(measured[key].model_copy(update={"recorded": session.gate.recorded}))
-            else:
-                evidence.unconfirmed = "a fresh process did not measure it"
 
     def load(self, target: object, *, fresh: bool = False, **load: Any) -> Target:
         """Choose the target in the test's body, instead of in the mark.
@@ -270,7 +273,7 @@ class Llm:
         target, seconds = self._session.targets.load(reference, options, fresh=fresh)
         self._load_time = seconds
         self._loaded = (target, asked_for)
-        if self._session.gate is not None:
+        if self._session.gate is not None and self._session.against is None and self._session.line is None:
             self._session.gate.check(self._key, target.device.name)
         return target
 

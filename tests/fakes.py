@@ -10,6 +10,7 @@ from typing import Any
 from pytest_llmperf.model import Trace, Unknown, Workload
 from pytest_llmperf.targets import Clock, Request
 from pytest_llmperf.targets.device import MemoryTrack
+from pytest_llmperf.targets.protocol import Rest, no_rest
 
 TINY = "random:gpt2?n_layer=2&n_embd=64&n_head=4&vocab_size=500&n_positions=256"
 """A model of about 0.5 ms per token, for tests of the real thing."""
@@ -107,7 +108,7 @@ class FakeTarget:
         self.seeds.append(seed)
         return Request(workload, seed)
 
-    def run(self, request: Request, clock: Clock) -> Trace:
+    def run(self, request: Request, clock: Clock, rest: Rest = no_rest) -> Trace:
         scale = self.scales[min(self.runs, len(self.scales) - 1)]
         self.runs += 1
         sent = clock()
@@ -115,6 +116,7 @@ class FakeTarget:
         for k in range(request.workload.output_tokens):
             self.clock.advance(scale * (self.gap if k else self.ttft))
             arrivals.append(clock())
+            rest()
         return Trace(sent, tuple(arrivals), request.workload.prompt_tokens, sequences=request.workload.batch_size)
 
     def weights_bytes(self) -> int | Unknown:

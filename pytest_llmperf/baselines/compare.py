@@ -7,6 +7,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from pytest_llmperf.baselines.exact import GATING_VERSIONS, counted_with, is_exact
 from pytest_llmperf.baselines.schema import Entry, Learned, Session
@@ -163,19 +164,21 @@ def since(baseline: Baseline, head: Session) -> list[str]:
     stored = next(reversed((*baseline.exact, *baseline.sessions)), None)
     if stored is None:
         return []
-    changed = []
-    if stored.target != head.target:
-        changed.append(f"target {stored.target} → {head.target}")
-    for then, now in (
-        (stored.options, head.options),
-        (stored.versions, head.versions),
-        (stored.machine, head.machine),
-    ):
-        names = [name for name in {**then, **now} if then.get(name) != now.get(name)]
-        changed += [f"{name} {then.get(name, 'none')} → {now.get(name, 'none')}" for name in names]
+    changed = [f"target {stored.target} → {head.target}"] if stored.target != head.target else []
+    changed += [*_changed(stored.options, head.options), *changed_around(stored, head)]
     if (stored.commit, stored.dirty) != (head.commit, head.dirty) and stored.commit:
         changed.append(f"commit {_code(stored)} → {_code(head)}")
     return changed
+
+
+def changed_around(stored: Session, head: Session) -> list[str]:
+    """What is no matter of the project's own code: versions of software, and what a machine is set to."""
+    return [*_changed(stored.versions, head.versions), *_changed(stored.machine, head.machine)]
+
+
+def _changed(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    names = [name for name in {**then, **now} if then.get(name) != now.get(name)]
+    return [f"{name} {then.get(name, 'none')} → {now.get(name, 'none')}" for name in names]
 
 
 def _code(session: Session) -> str:

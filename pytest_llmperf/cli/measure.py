@@ -69,7 +69,7 @@ def _report(measurements: Sequence[Measurement]) -> str:
     gate = Gate(Store(Path()), recorded=now(), commit=commit(Path.cwd(), Path.cwd()))
     records = []
     for measurement in measurements:
-        session = gate.session(measurement, Settings(), Rules())
+        session = gate.session(measurement, Settings(), Rules().gates)
         key = f"{measurement.target}::{shape(measurement.workload)}"
         record = {**json.loads(measurement.to_json()), "recording": recording(key, measurement, [session])}
         records.append(json.dumps(record))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_llmperf.baselines.schema import Calibration, Pairs
-from pytest_llmperf.duet.turns import SIDES, PairedRound, Side, differences, pair, take
+from pytest_llmperf.duet.alternation import SIDES, PairedRound, Side, differences, pair, take
 from pytest_llmperf.duet.worker import Job, Ready
 from pytest_llmperf.errors import MeasurementError
 from pytest_llmperf.model import plain

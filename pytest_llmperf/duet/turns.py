@@ -1,108 +1,172 @@
-"""A pair: one base process and one head process, which take turns by whole rounds. While one works the other waits."""
+"""One side at its turns: while the other works it waits, and its clock stands still."""
 
 from __future__ import annotations
 
-import math
-import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
-from pytest_llmperf.duet.worker import Job, Ready, Worker
+from pytest_llmperf.collector import collector_quiet
+from pytest_llmperf.duet.script import Pace, Script, Side
+from pytest_llmperf.measure import Serving
 from pytest_llmperf.metrics import CATALOGUE, Kind, summarize
-from pytest_llmperf.model import Measurement, Round, Sample, Workload
-from pytest_llmperf.verdict.comparison import PAIRED_ROUNDS
+from pytest_llmperf.model import Measurement, Round, Sample, Trace, Workload
+from pytest_llmperf.targets import Clock, Request
 
-Side = Literal["base", "head"]
-SIDES: tuple[Side, Side] = ("base", "head")
 Values = Mapping[str, float]
 """Of one round, by metric: its median."""
+OF_PREFILL = ("ttft_ms", "prefill_ms", "tokenize_ms")
+"""The timed metrics that a request for a single token has as well."""
 
 
-def other(side: Side) -> Side:
-    return "head" if side == "base" else "base"
+class TurnClock:
+    """A clock that does not see how long its side waits."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._waited = 0.0
+
+    def __call__(self) -> float:
+        return self._clock() - self._waited
+
+    def still(self, wait: Callable[[], object]) -> None:
+        began = self._clock()
+        wait()
+        self._waited += self._clock() - began
+
+
+class Turns:
+    """Whose turn it is, as one side sees it: who has just had one passes on, unless the next is its own too.
+
+    Args:
+        give: tells the other side that it may go on.
+        wait: returns when the other side has said so.
+    """
+
+    def __init__(self, script: Script, side: Side, give: Callable[[], object], wait: Callable[[], object]) -> None:
+        self._left = list(script.order)
+        self._side = side
+        self._give = give
+        self._wait = wait
+
+    def begin(self) -> None:
+        """Wait for this side's next turn, if it has one."""
+        self._skip_the_others()
+
+    def pass_on(self) -> None:
+        """End this side's turn, and wait for its next."""
+        self._left.pop(0)
+        if self._left and self._left[0] != self._side:
+            self._give()
+        self._skip_the_others()
+
+    def _skip_the_others(self) -> None:
+        if self._side in self._left and self._left[0] != self._side:
+            self._wait()
+            del self._left[: self._left.index(self._side)]
 
 
 @dataclass(frozen=True)
-class PairedRound:
-    """One round of each side, right after one another."""
-
-    first: Side
-    base: Values
-    head: Values
-
-
-class Pair:
-    """Two processes at work; see `pair`."""
-
-    def __init__(self, workers: Mapping[Side, Worker], seed: int) -> None:
-        self._workers = workers
-        self._draw = random.Random(seed)
-
-    def ready(self, side: Side) -> Ready:
-        return self._workers[side].ready
-
-    def round(self) -> PairedRound:
-        """One round of each, in an order drawn anew."""
-        first: Side = self._draw.choice(SIDES)
-        taken = {side: values(self._workers[side].round()) for side in (first, other(first))}
-        return PairedRound(first, taken["base"], taken["head"])
-
-
-@contextmanager
-def pair(base: Job, head: Job, *, first: Side = "base", seed: int = 0) -> Iterator[Pair]:
-    """Two fresh processes, loaded and warmed up one after the other; both end with the block.
+class Served:
+    """What one side did in a paired round.
 
     Args:
-        first: the side whose process is started first.
-        seed: of the order of turns.
-
-    Raises:
-        LlmperfError: one of them could not be made ready.
+        whole: the request served to its last token, where there was one.
+        prefills: those of which only the first token was asked for.
     """
-    jobs: dict[Side, Job] = {"base": base, "head": head}
-    workers: dict[Side, Worker] = {}
-    try:
-        for side in (first, other(first)):
-            workers[side] = Worker(jobs[side], side)
-            workers[side].start()
-        yield Pair(workers, seed)
-    finally:
-        for worker in workers.values():
-            worker.close()
+
+    whole: Trace | None
+    prefills: tuple[Trace, ...]
+
+    @property
+    def values(self) -> Values:
+        """Medians of the timed metrics, in their units; of those that there are."""
+        of_prefill = _medians(*self.prefills, *([self.whole] if self.whole else []))
+        of_whole = _medians(self.whole) if self.whole else {}
+        return {**of_whole, **{name: of_prefill[name] for name in OF_PREFILL if name in of_prefill}}
 
 
-def take(
-    serve: Callable[[], PairedRound],
-    enough: Callable[[Sequence[PairedRound]], bool],
-    rounds: int | None = None,
-    served: Sequence[PairedRound] = (),
-) -> list[PairedRound]:
-    """Paired rounds until a look finds them enough, at most as many as the last look; or exactly `rounds`.
+def _medians(*traces: Trace) -> dict[str, float]:
+    rounds = tuple(Round((trace,)) for trace in traces)
+    samples = summarize(Measurement(target="", workload=Workload(), rounds=rounds)).samples
+    timed = [name for name, metric in CATALOGUE.items() if metric.kind is Kind.TIMED]
+    known = {name: sample.median for name in timed if isinstance(sample := samples[name], Sample)}
+    return {name: value for name, value in known.items() if value > 0}
+
+
+class Player:
+    """One side with a warm target, ready for rounds.
 
     Args:
-        served: those that there are already.
+        pace: unless given it is found out, which takes one more request.
     """
-    taken = list(served)
-    while len(taken) < (rounds or PAIRED_ROUNDS[-1]):
-        taken.append(serve())
-        if rounds is None and len(taken) in PAIRED_ROUNDS and enough(taken):
-            break
-    return taken
+
+    def __init__(self, serving: Serving, side: Side, sleep: Callable[[float], None] = time.sleep) -> None:
+        self._serving = serving
+        self._side = side
+        self._script: Script | None = None
+        self.pace = pace_of(serving, sleep)
+
+    def prepare(self, script: Script) -> None:
+        """Make the requests of a round."""
+        self._script = script
+        self._short = [next(self._serving.prefills) for _ in range(script.prefills + script.warm - script.decodes)]
+        self._whole = next(self._serving.upcoming) if script.decodes else None
+
+    def play(self, give: Callable[[], object], wait: Callable[[], object]) -> Served:
+        """The round that was prepared, in turns with the other side."""
+        script, target = self._script, self._serving.target
+        assert script is not None
+        turns = Turns(script, self._side, give, wait)
+        target.device.synchronize()
+        with collector_quiet():
+            turns.begin()
+            prefills = [target.run(request, self._serving.clock) for request in self._short]
+            whole = self._generate(self._whole, script, turns) if self._whole else None
+            turns.pass_on()
+        return Served(whole, tuple(prefills[script.warm :]))
+
+    def _generate(self, request: Request, script: Script, turns: Turns) -> Trace:
+        clock = TurnClock(self._serving.clock)
+        arrived = 0
+
+        def rest() -> None:
+            nonlocal arrived
+            arrived += 1
+            if arrived in script.ends:
+                clock.still(turns.pass_on)
+
+        trace = self._serving.target.run(request, clock, rest)
+        # A device's own clock has not stood still.
+        return dataclasses.replace(trace, unsteady=script.unsteady, device_arrivals=()) if script.blocks else trace
 
 
-def values(served: Round) -> Values:
-    """The gating timed metrics of one round, in their units; those that it has."""
-    samples = summarize(Measurement(target="", workload=Workload(), rounds=(served,))).samples
-    return {
-        metric.name: sample.median
-        for metric in CATALOGUE.values()
-        if metric.gates and metric.kind is Kind.TIMED
-        if isinstance(sample := samples[metric.name], Sample) and sample.median > 0
-    }
+def pace_of(serving: Serving, sleep: Callable[[float], None] = time.sleep) -> Pace:
+    """How fast a warm target is, and whether it waits when it is told to.
+
+    An engine that goes on by itself in the background has its next token ready after a pause.
+    """
+    usual = min((round_.traces[0] for round_ in serving.warm), key=lambda trace: trace.ended - trace.sent)
+    ttft = usual.arrivals[0] - usual.sent
+    gap = statistics.median(usual.gaps) if usual.gaps else 0.0
+    if gap <= 0:
+        return Pace(0.0, ttft, rests=False)
+    clock = TurnClock(serving.clock)
+    paused_after = (len(usual.gaps) + 1) // 2
+    arrived = 0
+
+    def rest() -> None:
+        nonlocal arrived
+        arrived += 1
+        if arrived == paused_after:
+            clock.still(lambda: sleep(_PAUSE * gap))
+
+    trace = serving.target.run(next(serving.upcoming), clock, rest)
+    waited = arrived >= paused_after and len(trace.gaps) >= paused_after
+    return Pace(gap, ttft, rests=waited and trace.gaps[paused_after - 1] > gap / 2)
 
 
-def differences(rounds: Sequence[PairedRound], metric: str) -> list[float]:
-    """ln(head) − ln(base) of each paired round."""
-    return [math.log(each.head[metric] / each.base[metric]) for each in rounds]
+_PAUSE = 3.0
+"""Gaps of a trial pause."""

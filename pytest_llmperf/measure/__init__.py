@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 from pytest_llmperf import metrics
 from pytest_llmperf.collector import collector_quiet
@@ -13,29 +14,67 @@ from pytest_llmperf.measure.memory import memory_pass, peak_rss
 from pytest_llmperf.measure.quiet import torch_threads
 from pytest_llmperf.measure.rounds import Effort, Need, take, warm_up
 from pytest_llmperf.model import Environment, Measurement, Memory, Round, Unknown, Workload
-from pytest_llmperf.targets import Request, Target
+from pytest_llmperf.targets import Clock, Request, Target
 
-__all__ = ["Effort", "Need", "collector_quiet", "measure", "requests", "server", "torch_threads"]
+__all__ = ["Effort", "Need", "Serving", "alone", "collector_quiet", "measure", "requests", "server", "torch_threads"]
 
 Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Serving:
+    """A warm target at a workload, for whoever takes its timed rounds.
+
+    Args:
+        upcoming: endlessly many requests.
+        prefills: as many of which only the first token is asked for.
+        serve: one round.
+        warm: the rounds that warmed it up.
+    """
+
+    target: Target
+    workload: Workload
+    effort: Effort
+    upcoming: Iterator[Request]
+    prefills: Iterator[Request]
+    serve: Callable[[], Round]
+    warm: Sequence[Round]
+    clock: Clock
+    progress: Progress
+
+
+def alone(look: Callable[[Sequence[Round]], Need] = lambda rounds: Need.NOTHING) -> Callable[[Serving], list[Round]]:
+    """Rounds one after the other.
+
+    Args:
+        look: asked now and then whether the rounds so far suffice.
+    """
+
+    def taken(serving: Serving) -> list[Round]:
+        return take(_counted(serving.serve, serving.effort, serving.progress), serving.effort, look, serving.clock)
+
+    return taken
+
+
+_ALONE = alone()
 
 
 def measure(
     target: Target,
     workload: Workload,
     effort: Effort,
-    *,
     load: float | Unknown = Measurement.load,
+    taken: Callable[[Serving], list[Round]] = _ALONE,
+    *,
     environment: Environment = Measurement.environment,
-    look: Callable[[Sequence[Round]], Need] = lambda rounds: Need.NOTHING,
     progress: Progress = lambda stage: None,
-    clock: Callable[[], float] = time.perf_counter,
+    clock: Clock = time.perf_counter,
 ) -> Measurement:
     """All rounds of one workload on one target, with memory.
 
     Args:
         load: seconds the load took, where it was made for this measurement; then the first request is cold.
-        look: asked now and then whether the rounds so far suffice.
+        taken: how the timed rounds are taken.
         progress: told each stage in a few words.
     """
     target.begin()
@@ -48,7 +87,8 @@ def measure(
             progress("warming up")
             with peak_rss() as rss:
                 warm = warm_up(serve, effort, clock)
-            rounds = take(_counted(serve, effort, progress), effort, look, clock)
+            prefills = requests(target, dataclasses.replace(workload, output_tokens=1), _FIRST_PREFILL)
+            rounds = taken(Serving(target, workload, effort, upcoming, prefills, serve, warm, clock, progress))
             progress("measuring memory")
             memory = memory_pass(target, next(upcoming), clock, twice=2 * rounds[-1].wall < effort.max_time)
             memory = dataclasses.replace(memory, peak_rss=rss.value)
@@ -66,9 +106,13 @@ def measure(
     )
 
 
-def requests(target: Target, workload: Workload) -> Iterator[Request]:
+_FIRST_PREFILL = 1_000_001
+"""Their prompts are others than those of whole requests."""
+
+
+def requests(target: Target, workload: Workload, first: int = 1) -> Iterator[Request]:
     """Endlessly many requests, each with a prompt of its own, the same ones in every session."""
-    return (target.request(workload, seed) for seed in itertools.count(1))
+    return (target.request(workload, seed) for seed in itertools.count(first))
 
 
 def server(target: Target, upcoming: Iterator[Request], clock: Callable[[], float]) -> Callable[[], Round]:

@@ -16,7 +16,7 @@ from pytest_llmperf.plugin.items import measures
 from pytest_llmperf.plugin.seen import Seen
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Sequence
 
     from pytest_llmperf.plugin.running import Running
     from pytest_llmperf.session import Llm
@@ -88,11 +88,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         from pytest_llmperf.plugin.xdist import Worker
 
         config.pluginmanager.register(Worker(config, measuring), "llmperf-worker")
-    working_part(config, len(measuring))
+    working_part(config, measuring)
 
 
-def working_part(config: pytest.Config, measuring: int = 1) -> Running:
-    """The part of the plugin that measures, registered when it is first needed; told how many tests do."""
+def working_part(config: pytest.Config, measuring: Sequence[pytest.Item] = ()) -> Running:
+    """The part of the plugin that measures, registered when it is first needed; told which tests do."""
     if RUNNING not in config.stash:
         from pytest_llmperf.plugin.running import Running
 

@@ -58,6 +58,7 @@ def check_options(config: pytest.Config) -> None:
     if baselines_folder(config).is_file():  # also a test file that stood where a value was missing
         raise UsageError(f"--llmperf-baselines={option(config, 'baselines')}: this is a file, expected a folder")
     _check_recording(config)
+    _check_duet(config)
     if option(config, "prune"):
         _check_full_run(config)
     if names := option(config, "gate"):
@@ -79,6 +80,21 @@ def _check_recording(config: pytest.Config) -> None:
     for name in ("sessions", "force"):
         if config.getoption(OPTIONS[name].ini, None) and not is_recording(config):
             raise UsageError(f"--llmperf-{name} goes with --llmperf-update or --llmperf-append")
+
+
+def _check_duet(config: pytest.Config) -> None:
+    against = option(config, "against")
+    if against is None:
+        return
+    flag = f"--llmperf-against={against}"
+    if any(written.startswith("--llmperf-against") for written in config.getini("addopts")):
+        raise UsageError(f"{flag} stands in addopts, and would compare every run with it: write it where it is meant")
+    if asked := next((name for name in ("update", "append", "prune") if option(config, name)), ""):
+        raise UsageError(f"{flag} with --llmperf-{asked}: a duet consults no baselines; record them in another run")
+    if option(config, "mode") != "on":
+        raise UsageError(f"{flag} with --llmperf={option(config, 'mode')}: nothing is measured that could be compared")
+    if config.getoption("numprocesses", None) or config.getoption("dist", "no") != "no":
+        raise UsageError(f"{flag} with -n: base and head take turns, which other workers would disturb; add -n0")
 
 
 _FILTERS = {

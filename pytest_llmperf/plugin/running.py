@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-import time
-from collections.abc import Callable, Generator, Iterator
+import functools
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import pytest
 
-from pytest_llmperf.baselines import schema
+from pytest_llmperf.against import Against
 from pytest_llmperf.baselines.environment import commit, cpu_model, now, nvidia_gpus, versions
 from pytest_llmperf.baselines.store import Store
-from pytest_llmperf.errors import DeviceMissingError, LlmperfError
+from pytest_llmperf.duet.repository import base_of
+from pytest_llmperf.errors import DeviceMissingError, LlmperfError, NoRoomError
 from pytest_llmperf.gate import Gate
 from pytest_llmperf.metrics import CATALOGUE, Kind
 from pytest_llmperf.model import Result, Row, plain
+from pytest_llmperf.plugin.again import FreshProcesses
+from pytest_llmperf.plugin.child import CHILD
 from pytest_llmperf.plugin.config import baselines_folder, is_recording, option
-from pytest_llmperf.plugin.fresh import FRESH, measured_again
 from pytest_llmperf.plugin.items import FIXTURES, hiding_fixture, key_of, measures
 from pytest_llmperf.plugin.marks import levels_of
+from pytest_llmperf.plugin.opposite import Code, Opposite, checked_out
 from pytest_llmperf.plugin.progress import Progress
 from pytest_llmperf.plugin.xdist import RECORDED
 from pytest_llmperf.reports.table import row_name
@@ -37,9 +40,12 @@ FAILED_HERE = pytest.StashKey[bool]()
 class Running:
     """Registered once a test that measures was collected."""
 
-    def __init__(self, config: pytest.Config, measuring: int) -> None:
+    def __init__(self, config: pytest.Config, measuring: Sequence[pytest.Item]) -> None:
         self._config = config
         self._progress = Progress(config)
+        smoke = option(config, "mode") == "smoke"
+        self._opposite = None if smoke else _opposite(config, measuring, self._progress)
+        self._fresh = None if smoke or CHILD in config.stash else FreshProcesses(config, self._opposite, self._progress)
         self._session = Session(
             Defaults(
                 device=option(config, "device"),
@@ -47,17 +53,24 @@ class Running:
                 threads=option(config, "threads"),
                 rounds=option(config, "rounds"),
                 max_time=option(config, "max_time"),
-                smoke=option(config, "mode") == "smoke",
+                smoke=smoke,
             ),
             self._progress,
             _exclusive(config),
-            None if option(config, "mode") == "smoke" else _gate(config, measuring),
-            None if FRESH in config.stash else self._measured_again,
+            None if smoke else _gate(config, len(measuring)),
+            self._fresh,
+            Against(self._opposite) if self._opposite is not None else None,
+            getattr(config.stash.get(CHILD, None), "line", None),
         )
-        self._begun = time.monotonic()
 
-    def _measured_again(self, nodeid: str) -> dict[str, schema.Session]:
-        return measured_again(self._config, nodeid, time.monotonic() - self._begun)
+    def release(self) -> None:
+        """Forget every target."""
+        self._session.targets.clear()
+
+    def pytest_unconfigure(self) -> None:
+        for held in (self._opposite, self._fresh):
+            if held is not None:
+                held.close()
 
     def llm(self, request: pytest.FixtureRequest) -> Llm:
         """The one `Llm` of a test, its target loaded if the marks name one."""
@@ -75,7 +88,30 @@ class Running:
     def pytest_report_collectionfinish(self) -> str | list[str]:
         if self._config.get_verbosity() < 0:
             return []
-        return f"llmperf: {_machine(option(self._config, 'device'))}, {_threads(option(self._config, 'threads'))}"
+        lines = [f"llmperf: {_machine(option(self._config, 'device'))}, {_threads(option(self._config, 'threads'))}"]
+        if self._opposite is not None:
+            commit_, dirty = commit(self._config.rootpath, baselines_folder(self._config))
+            lines.append(f"llmperf: base {self._opposite.said}, head {commit_[:9]}{' with changes' * dirty}")
+        return lines
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtestloop(self) -> Generator[None, object, object]:
+        if self._opposite is not None and CHILD not in self._config.stash:
+            try:
+                self._opposite.start()
+            except LlmperfError as error:
+                pytest.exit(str(error), returncode=pytest.ExitCode.TESTS_FAILED)
+            finally:
+                self._progress("")
+        return (yield)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        """In a fresh pair whose base is to be started first."""
+        child = self._config.stash.get(CHILD, None)
+        if self._opposite is not None and child is not None and child.request["base"]["first"] == "base":
+            with self._told_plainly():
+                self._opposite.begin(item.nodeid)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
@@ -102,7 +138,7 @@ class Running:
         return outcome
 
     def _judge(self, item: pytest.Item, results: list[Result]) -> None:
-        if FRESH in self._config.stash:  # who asked for it judges
+        if CHILD in self._config.stash:  # who asked for it judges
             return
         from pytest_llmperf.reports.terminal import failure_text
 
@@ -134,6 +170,8 @@ class Running:
             yield
             return
         except LlmperfError as error:
+            if (child := self._config.stash.get(CHILD, None)) is not None:
+                child.no_room = isinstance(error, NoRoomError)
             missing_device = isinstance(error, DeviceMissingError)
             if self._config.get_verbosity() >= 2 and not missing_device:
                 raise
@@ -184,6 +222,30 @@ def _exclusive(config: pytest.Config) -> Callable[[str], AbstractContextManager[
     """Keeps the rest of a run of parallel workers (xdist) away from a measurement."""
     worker = config.pluginmanager.get_plugin("llmperf-worker")
     return nullcontext if worker is None else worker.exclusive
+
+
+def _opposite(config: pytest.Config, measuring: Sequence[pytest.Item], tell: Callable[[str], None]) -> Opposite | None:
+    """What the run is against; None where that is the stored baseline.
+
+    Raises:
+        pytest.UsageError: it cannot be had.
+    """
+    tests = [item.nodeid for item in measuring]
+    child = config.stash.get(CHILD, None)
+    if child is not None and child.request.get("base"):
+        code = Code.from_plain(child.request["base"])
+        return Opposite(config, code.said, [lambda: code], tests)
+    against = option(config, "against")
+    if child is not None or against is None:
+        return None
+    modules = list(dict.fromkeys(item.path for item in measuring))
+    try:
+        base = base_of(config.rootpath, against)
+        kinds = ["head"] if option(config, "base_tests") == "head" else ["base", "head"]
+        codes = [functools.partial(checked_out, config, base, kind, modules, tell) for kind in kinds]
+        return Opposite(config, f"{base.commit[:9]} ({base.said})", codes, tests)
+    except LlmperfError as error:
+        raise pytest.UsageError(str(error)) from None
 
 
 def _gate(config: pytest.Config, measuring: int) -> Gate:

@@ -8,7 +8,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 
-from pytest_llmperf.errors import OutOfMemoryTargetError, TargetError
+from pytest_llmperf.errors import NoRoomError, OutOfMemoryTargetError
 from pytest_llmperf.model import Unknown
 from pytest_llmperf.targets.device import Device, device_of
 from pytest_llmperf.targets.protocol import LoadOptions, Reference, Target
@@ -75,7 +75,7 @@ class TargetCache:
             if isinstance(available, Unknown) or available >= needed * HEADROOM:
                 return
             if not self._targets:
-                raise TargetError(
+                raise NoRoomError(
                     f"{reference.id} needs about {short_bytes(needed)} for its weights, and {device.name} has "
                     f"{short_bytes(available)} left; use a smaller dtype, fewer layers or a larger machine"
                 )

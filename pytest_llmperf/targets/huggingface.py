@@ -23,7 +23,7 @@ import torch
 from pytest_llmperf.errors import MeasurementError, OutOfMemoryTargetError, UsageError
 from pytest_llmperf.model import Trace, Unknown, Workload
 from pytest_llmperf.targets.device import Device, device_of, devices_of_model
-from pytest_llmperf.targets.protocol import Clock, LoadOptions, Request
+from pytest_llmperf.targets.protocol import Clock, LoadOptions, Request, Rest, no_rest
 from pytest_llmperf.targets.recorder import Recorder
 from pytest_llmperf.targets.tensors import storage_bytes, tensors_in
 from pytest_llmperf.workloads import prompt_ids
@@ -74,14 +74,14 @@ class GenerateTarget:
         ids = prompt_ids(workload, self._vocabulary(), self._special, seed)
         return Request(workload, self._on_device({"input_ids": torch.tensor(ids)}))
 
-    def run(self, request: Request, clock: Clock) -> Trace:
+    def run(self, request: Request, clock: Clock, rest: Rest = no_rest) -> Trace:
         tokenize: float | Unknown = Trace.tokenize
         inputs = request.prompt
         if request.workload.prompt is not None:
             started = clock()
             inputs = self._tokenized(request)
             tokenize = clock() - started
-        recorder = Recorder(clock, self.device)
+        recorder = Recorder(clock, self.device, rest)
         with (
             self._out_of_memory(request.workload),
             self._beyond_positions(inputs, request.workload),

@@ -14,6 +14,12 @@ from pytest_llmperf.targets.device import Device
 
 Clock = Callable[[], float]
 """A monotonic clock in seconds."""
+Rest = Callable[[], None]
+"""Called after each token has arrived, and may take its time: the clock then stands still."""
+
+
+def no_rest() -> None:
+    """Goes on at once."""
 
 
 @dataclass(frozen=True)
@@ -100,8 +106,11 @@ class Target(Protocol):
         """A request whose prompt differs for every seed."""
         ...
 
-    def run(self, request: Request, clock: Clock) -> Trace:
+    def run(self, request: Request, clock: Clock, rest: Rest = no_rest) -> Trace:
         """Serve one request and say when its tokens came.
+
+        Args:
+            rest: called between tokens by a target that then does nothing until it returns; others leave it.
 
         Raises:
             MeasurementError: not exactly the tokens that were asked for.

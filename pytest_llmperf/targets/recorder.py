@@ -13,7 +13,7 @@ import torch
 
 from pytest_llmperf.model import Trace, Unknown
 from pytest_llmperf.targets.device import Device, Stamp
-from pytest_llmperf.targets.protocol import Clock
+from pytest_llmperf.targets.protocol import Clock, Rest, no_rest
 
 
 class _StepSignature:
@@ -47,6 +47,7 @@ class Recorder:
 
     clock: Clock
     device: Device
+    rest: Rest = no_rest
     arrivals: list[float] = field(default_factory=list)
     counts: list[int] = field(default_factory=list)
     _began: list[Stamp] = field(default_factory=list)
@@ -61,6 +62,7 @@ class Recorder:
             return
         self.arrivals.append(self.clock())
         self.counts.append(value.shape[1] if value.ndim == 2 else 1)
+        self.rest()
 
     def end(self) -> None:
         """No token: nothing to record."""

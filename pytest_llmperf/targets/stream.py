@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pytest_llmperf.errors import MeasurementError, UsageError
 from pytest_llmperf.model import Trace, Unknown, Workload
 from pytest_llmperf.targets.device import Cpu
-from pytest_llmperf.targets.protocol import Clock, LoadOptions, Request, Target
+from pytest_llmperf.targets.protocol import Clock, LoadOptions, Request, Rest, Target, no_rest
 from pytest_llmperf.workloads import prompt_ids
 
 TokenStream = Callable[[list[int], int], Iterable[object]]
@@ -71,7 +71,7 @@ class StreamTarget:
             raise UsageError(f"prompt=: {self.id} has no tokenizer; it takes token ids, so set prompt_tokens=")
         return Request(workload, prompt_ids(workload, self._reference.vocabulary, (), seed)[0])
 
-    def run(self, request: Request, clock: Clock) -> Trace:
+    def run(self, request: Request, clock: Clock, rest: Rest = no_rest) -> Trace:
         asked = request.workload.output_tokens
         arrivals: list[float] = []
         sent = clock()
@@ -82,6 +82,7 @@ class StreamTarget:
             arrivals.append(clock())
             if len(arrivals) > asked:
                 break
+            rest()
         if len(arrivals) != asked:
             more = "more than " if len(arrivals) > asked else ""
             raise MeasurementError(

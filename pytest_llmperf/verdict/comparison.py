@@ -213,7 +213,7 @@ def pair_of(differences: Sequence[float]) -> Pair:
     """From the paired rounds' ln(head) − ln(base): the median of their Walsh averages, and its standard error.
 
     The error comes from the distribution-free 95 % interval of the signed-rank statistic (Hollander & Wolfe,
-    section 3.3), as if it were a normal one; fewer than 6 rounds have no such interval.
+    section 3.3), as if it were a normal one. Fewer than 6 rounds have no such interval, and get Student's.
     """
     import numpy as np
 
@@ -221,8 +221,22 @@ def pair_of(differences: Sequence[float]) -> Pair:
     n = len(values)
     first, second = np.triu_indices(n)
     walsh = np.sort((values[first] + values[second]) / 2)
+    if n < _FEWEST_RANKED:
+        return Pair(float(np.median(walsh)), _students_error(differences))
     k = max(0, math.floor(n * (n + 1) / 4 - 1.96 * math.sqrt(n * (n + 1) * (2 * n + 1) / 24)))
     return Pair(float(np.median(walsh)), float(walsh[len(walsh) - k - 1] - walsh[k]) / (2 * 1.96))
+
+
+_FEWEST_RANKED = 6
+
+
+def _students_error(values: Sequence[float]) -> float:
+    """Half of Student's 95 % interval of the mean, over 1.96; infinite for one value."""
+    if len(values) < 2:
+        return math.inf
+    from scipy.special import stdtrit
+
+    return float(-stdtrit(len(values) - 1, 0.025)) / 1.96 * math.sqrt(_variance(values) / len(values))
 
 
 PAIRED_ROUNDS = (8, 12, 18, 27, 40)

@@ -72,9 +72,13 @@ def worse(metric: Metric) -> int:
 
 def judge_timed(base: float, estimate: Estimate, metric: Metric, tolerance: float, alpha: float) -> Comparison:
     """A timed metric against its baseline; `base` is what is shown of it."""
-    verdict = decide(estimate, tolerance, alpha=alpha)
+    return told_timed(base, estimate, metric, tolerance, decide(estimate, tolerance, alpha=alpha))
+
+
+def told_timed(base: float, estimate: Estimate, metric: Metric, tolerance: float, verdict: Verdict) -> Comparison:
+    """The comparison that an estimate and its verdict come to."""
     ratio = math.exp(worse(metric) * estimate.change)
-    change, spread = ratio - 1, ratio * math.sinh(estimate.spread)
+    change, spread = ratio - 1, ratio * math.sinh(min(estimate.spread, _MOST_SPREAD))
     quiet = verdict is Verdict.INCONCLUSIVE and abs(estimate.change) < math.log1p(tolerance)
     if quiet:
         note = f"no change seen (± {f'{100 * spread:.0f} %' if spread < 1 else 'over 100 %'})"
@@ -83,6 +87,10 @@ def judge_timed(base: float, estimate: Estimate, metric: Metric, tolerance: floa
     else:
         note = f"tolerance {percent(tolerance)}"
     return Comparison(verdict, base, change, spread, note, quiet=quiet)
+
+
+_MOST_SPREAD = 100.0
+"""Of ln(value): beyond it e^x is no number."""
 
 
 def judge_counted(base: Sequence[float], head: Sequence[float], metric: Metric, versions: str = "") -> Comparison:

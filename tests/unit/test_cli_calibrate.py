@@ -18,8 +18,8 @@ from pytest_llmperf.baselines.noise import noise_of
 from pytest_llmperf.baselines.store import Store
 from pytest_llmperf.cli import calibrate as cli_calibrate
 from pytest_llmperf.cli import main
+from pytest_llmperf.duet.alternation import PairedRound
 from pytest_llmperf.duet.calibrate import TakenPair
-from pytest_llmperf.duet.turns import PairedRound
 from pytest_llmperf.duet.worker import Ready
 from pytest_llmperf.model import Environment, Workload
 from tests.fakes import TINY

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from pytest_llmperf.duet import calibrate
+from pytest_llmperf.duet.alternation import PairedRound, Side
 from pytest_llmperf.duet.calibrate import TakenPair, calibration, take_pairs, write_traces
-from pytest_llmperf.duet.turns import PairedRound, Side
 from pytest_llmperf.duet.worker import Job, Ready
 from pytest_llmperf.errors import MeasurementError
 from pytest_llmperf.model import Environment, Workload

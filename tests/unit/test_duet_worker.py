@@ -19,6 +19,7 @@ from pytest_llmperf.errors import MeasurementError, TargetError, UsageError
 from pytest_llmperf.measure import Effort
 from pytest_llmperf.model import Trace, Unknown, Workload
 from pytest_llmperf.targets import Clock, LoadOptions, Request, resolve, stream
+from pytest_llmperf.targets.protocol import Rest, no_rest
 from tests.fakes import TINY, FakeClock, FakeTarget
 
 WORKLOAD = Workload(prompt_tokens=8, output_tokens=3)
@@ -33,8 +34,8 @@ class Telling(FakeTarget):
     def __post_init__(self) -> None:
         self.device.name = "cpu"
 
-    def run(self, request: Request, clock: Clock) -> Trace:
-        trace = super().run(request, self.clock)
+    def run(self, request: Request, clock: Clock, rest: Rest = no_rest) -> Trace:
+        trace = super().run(request, self.clock, rest)
         if self.runs > 3:
             print("a word on standard output")
             exec(self.then)

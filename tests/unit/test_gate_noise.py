@@ -39,7 +39,7 @@ def test_each_measurement_of_a_run_is_judged_by_the_noise_of_its_own_threads(gat
     found = []
     for threads in (1, 2, 1, 3):
         measurement = Measurement("a", Workload(), (), environment=dataclasses.replace(HERE, threads=threads))
-        noise = gate.rules(Settings(), measurement).noise_of("tpot_ms")
+        noise = gate.rules(Settings(), measurement.environment, "a").noise_of("tpot_ms")
         found.append((noise.calibrated, noise.process * 2**0.5))
     assert found == [
         (True, pytest.approx(0.01)),

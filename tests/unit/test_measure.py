@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from pytest_llmperf.errors import MeasurementError
-from pytest_llmperf.measure import Effort, Need, measure
+from pytest_llmperf.measure import Effort, Need, alone, measure
 from pytest_llmperf.model import Environment, Memory, Unknown, Workload
 from pytest_llmperf.targets import LoadOptions, resolve
+from pytest_llmperf.targets.protocol import no_rest
 from tests.fakes import TINY, FakeClock, FakeDevice, FakeTarget
 
 WORKLOAD = Workload(prompt_tokens=16, output_tokens=11)
@@ -34,12 +35,12 @@ class Watching(FakeTarget):
     threads: list[int] = field(default_factory=list)
     fails_at: int | None = None
 
-    def run(self, request, clock):
+    def run(self, request, clock, rest=no_rest):
         self.collecting.append(gc.isenabled())
         self.threads.append(torch.get_num_threads())
         if self.runs == self.fails_at:
             raise MeasurementError("it stopped early")
-        return super().run(request, clock)
+        return super().run(request, clock, rest)
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from pytest_llmperf.duet import turns
-from pytest_llmperf.duet.turns import PairedRound, Side, differences, pair, take, values
+from pytest_llmperf.duet import alternation
+from pytest_llmperf.duet.alternation import PairedRound, Side, differences, pair, take, values
 from pytest_llmperf.duet.worker import Job, Ready
 from pytest_llmperf.errors import TargetError
 from pytest_llmperf.measure import Effort
@@ -50,7 +50,7 @@ class FakeWorker:
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(FakeWorker, "told", [], raising=False)
-    monkeypatch.setattr(turns, "Worker", FakeWorker)
+    monkeypatch.setattr(alternation, "Worker", FakeWorker)
     return FakeWorker.told
 
 

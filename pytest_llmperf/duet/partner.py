@@ -1,0 +1,162 @@
+"""Head's end of the conversation with base's pytest: which test it runs, and where in it it stands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_llmperf.duet.channel import Message, Process
+from pytest_llmperf.duet.script import Pace
+from pytest_llmperf.errors import LlmperfError, MeasurementError
+
+PATIENCE_S = 900.0
+"""For base to load a target and warm it up, or to end a test."""
+MOST_STARTS = 3
+"""A base that has ended so often is not started again."""
+
+
+class BaseError(LlmperfError):
+    """Base did not do its part. Head can still be measured by itself."""
+
+
+@dataclass(frozen=True)
+class Absent:
+    """Why there is nothing in base to compare with."""
+
+    reason: str
+    missing: bool = False
+    """Base has no such test."""
+    no_room: bool = False
+    """Base could do it, but not beside head: both do not fit into memory."""
+
+
+@dataclass(frozen=True)
+class Reached:
+    """Base stands where the same is measured, warm and waiting."""
+
+    pace: Pace
+    workload: Mapping[str, Any]
+
+
+class Partner:
+    """Base's process, started when it is first needed, and again after it has ended.
+
+    Args:
+        start: gives a process that has said `collected`.
+        upcoming: the tests that head may measure after this one, in order.
+    """
+
+    def __init__(self, start: Callable[[], Process], upcoming: Callable[[str], Sequence[str]]) -> None:
+        self._start = start
+        self._upcoming = upcoming
+        self._process: Process | None = None
+        self._starts = 0
+        self._test = ""
+        self._heard: Message | None = None
+        """Where base stands in the test that it runs: `ready` to measure, or `done`."""
+
+    def start(self) -> None:
+        """Start base's process now.
+
+        Raises:
+            LlmperfError: it cannot be started.
+        """
+        self._starts += 1
+        self._process = self._start()
+
+    def begin(self, test: str) -> None:
+        """Let base run a test up to where it first measures, and stand there warm.
+
+        Raises:
+            BaseError: it ended, or does not answer.
+        """
+        if self._test != test:
+            self.leave()
+            self.tell("test", id=test, upcoming=list(self._upcoming(test)))
+            self._test = test
+            self._heard = self.hear("ready", "done", patience=PATIENCE_S)
+
+    def reach(self, test: str, key: str) -> Reached | Absent:
+        """Let base run a test up to where it measures `key`, and stand there warm.
+
+        Raises:
+            BaseError: it ended, or does not answer.
+        """
+        self.begin(test)
+        while True:
+            assert self._heard is not None
+            if self._heard["say"] == "done":
+                return self._absent(self._heard, key)
+            if self._heard["key"] == key:
+                return Reached(Pace(**self._heard["pace"]), self._heard["workload"])
+            self._go_on("alone")
+
+    def measured(self) -> Mapping[str, Any]:
+        """End the measurement that base stands in; what came of it.
+
+        Raises:
+            BaseError: it ended, or does not answer.
+        """
+        return self._go_on("end")
+
+    def pass_by(self) -> None:
+        """Let base measure by itself what head does not compare."""
+        self._go_on("alone")
+
+    def leave(self) -> None:
+        """Let base come to the end of its test."""
+        while self._heard is not None and self._heard["say"] == "ready":
+            self._go_on("alone")
+        self._test, self._heard = "", None
+
+    def release(self) -> None:
+        """Let base forget its targets, so that other processes have room."""
+        self.leave()
+        if self._process is not None:
+            self.tell("release")
+            self.hear("released", patience=PATIENCE_S)
+
+    def close(self) -> None:
+        if self._process is not None:
+            self._process.close()
+            self._process = None
+
+    def tell(self, say: str, **content: Any) -> None:
+        self._asked(lambda process: process.tell(say, **content))
+
+    def hear(self, *expected: str, patience: float | None = None) -> Message:
+        message: Message = self._asked(lambda process: process.hear(*expected, patience=patience))
+        return message
+
+    def _go_on(self, how: str) -> Mapping[str, Any]:
+        """From one measurement to where base stands next."""
+        self.tell(how)
+        measured = self.hear("measured", "done", patience=PATIENCE_S)
+        if measured["say"] == "done":  # it failed while it was measured
+            self._heard = measured
+            return {}
+        self._heard = self.hear("ready", "done", patience=PATIENCE_S)
+        return measured
+
+    def _absent(self, done: Message, key: str) -> Absent:
+        outcome, why = done["outcome"], done.get("why", "")
+        if outcome == "missing":
+            return Absent("it has no such test", missing=True)
+        if outcome == "passed":
+            return Absent(f"its test does not measure {key.removeprefix(self._test).removeprefix('::') or 'this'}")
+        told = {"failed": "its test fails", "skipped": "its test is skipped"}
+        return Absent(": ".join(filter(None, [told.get(outcome, outcome), why])), no_room=bool(done.get("no_room")))
+
+    def _asked(self, ask: Callable[[Process], Any]) -> Any:
+        if self._process is None:
+            if self._starts >= MOST_STARTS:
+                raise BaseError(f"it has ended {MOST_STARTS} times, and is not started again")
+            self.start()
+        assert self._process is not None
+        try:
+            return ask(self._process)
+        except MeasurementError as error:
+            self.close()
+            self._test, self._heard = "", None
+            raise BaseError(str(error)) from None

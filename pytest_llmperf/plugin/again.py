@@ -1,0 +1,95 @@
+"""A test once more: in a fresh process of head, or in a fresh pair of base and head."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pytest_llmperf.baselines import schema
+from pytest_llmperf.duet.compare import PairTaken, one_after_the_other
+from pytest_llmperf.duet.repository import Base, commit_here
+from pytest_llmperf.duet.script import Side
+from pytest_llmperf.errors import LlmperfError, MeasurementError
+from pytest_llmperf.plugin import fresh
+from pytest_llmperf.plugin.config import option
+from pytest_llmperf.plugin.opposite import Calls, Code, Opposite, checked_out
+
+
+class FreshProcesses:
+    """Measures tests again, in processes of their own.
+
+    Args:
+        opposite: what this run's measurements are against; None where that is the stored baseline.
+        tell: what is being done, for people who wait.
+    """
+
+    def __init__(self, config: pytest.Config, opposite: Opposite | None, tell: Callable[[str], None]) -> None:
+        self._config = config
+        self._opposite = opposite
+        self._tell = tell
+        self._confirming: dict[str, Code] = {}
+        self._current: Code | None = None
+        self._begun = time.monotonic()
+        self._in_duets = 0.0
+
+    def again(self, test: str) -> dict[str, schema.Session]:
+        return _sessions(fresh.measured_again(self._config, test, self._patience()))
+
+    def pair(self, test: str, first: Side, *, turns: bool) -> dict[str, PairTaken]:
+        code = self._opposite.code if self._opposite is not None else self._current
+        assert code is not None
+        began = time.monotonic()
+        try:
+            if not turns:
+                return self._one_after_the_other(test, first, code)
+            base = {**code.to_plain(), "first": first}
+            results = fresh.measured_again(self._config, test, 2 * self._patience(), base)
+        finally:
+            self._in_duets += time.monotonic() - began
+        missing = [result["new"] for result in results if not result["pairs"]]
+        if len(missing) == len(results):
+            raise MeasurementError(f"the fresh pair measured nothing in turns: {missing[0]}")
+        return {each["key"]: PairTaken.from_plain(each["pairs"][0]) for each in results if each["pairs"]}
+
+    def base(self, commit: str) -> str:
+        """Let pairs be with this commit.
+
+        Raises:
+            LlmperfError: it is not here, or cannot be made ready.
+        """
+        if commit not in self._confirming:
+            found = commit_here(self._config.rootpath, commit)
+            if found is None:
+                raise LlmperfError(f"commit {commit[:9]}, which recorded the baseline, is not in this repository")
+            base = Base(found, "which recorded the baseline")
+            self._confirming[commit] = checked_out(self._config, base, "base", [], self._tell)
+        self._current = self._confirming[commit]
+        return self._current.said
+
+    def spent(self) -> str:
+        budget = option(self._config, "budget")
+        return f"the {budget:g} s of --llmperf-budget are spent" if budget and self._in_duets >= budget else ""
+
+    def close(self) -> None:
+        for code in self._confirming.values():
+            code.remove()
+
+    def _one_after_the_other(self, test: str, first: Side, code: Code) -> dict[str, PairTaken]:
+        on_base = Calls(self._config, code, [])
+        taken: dict[Side, dict[str, schema.Session]] = {}
+        order: tuple[Side, Side] = ("base", "head") if first == "base" else ("head", "base")
+        for side in order:
+            taken[side] = self.again(test) if side == "head" else _sessions(on_base.measured(test, self._patience()))
+        both = taken["base"].keys() & taken["head"].keys()
+        return {key: one_after_the_other(taken["base"][key], taken["head"][key]) for key in sorted(both)}
+
+    def _patience(self) -> float:
+        return fresh.PATIENCE_S + 2 * (time.monotonic() - self._begun)
+
+
+def _sessions(results: list[dict[str, Any]]) -> dict[str, schema.Session]:
+    recorded = [schema.Recording(**result["recording"]) for result in results if result["recording"]]
+    return {recording.key: recording.sessions[0] for recording in recorded}

@@ -1,0 +1,118 @@
+"""pytest on base's code: runs the tests that head names, each up to where it measures, and there does as it is told."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_llmperf.duet.channel import FAULT, Channel, Message, own_channel
+from pytest_llmperf.duet.origin import strangers
+from pytest_llmperf.duet.worktree import Worktree
+from pytest_llmperf.errors import LlmperfError
+from pytest_llmperf.plugin.child import Child
+
+PROTOCOL = 1
+"""What head and base say to each other; base may have another version of this package, in its own environment."""
+
+
+class Base(Child):
+    """The plugin that makes a pytest run serve as base."""
+
+    def __init__(self, request: dict[str, Any], channel: Channel) -> None:
+        super().__init__(request)
+        self.line = Proving(channel, worktree_of(request), [Path(root) for root in request["roots"]])
+        self._faults: dict[str, str] = {}
+        """Module → why it could not be collected."""
+        self._reports: list[pytest.TestReport] = []
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.failed:
+            self._faults[report.nodeid] = last_line(report)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._reports.append(report)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        """In place of pytest's own loop: which test comes next is head's to say."""
+        items = {item.nodeid: item for item in session.items}
+        self.line.tell("collected", protocol=PROTOCOL, tests=len(items), faults=self._faults)
+        while True:
+            message = self.line.hear("test", "release")
+            if message["say"] == "release":
+                self._release(session.config)
+            elif message["id"] in items:
+                following = next((items[id_] for id_ in message["upcoming"] if id_ in items), None)
+                self._run(session, items[message["id"]], following)
+            else:
+                self.line.tell("done", outcome="missing")
+
+    def _run(self, session: pytest.Session, item: pytest.Item, following: pytest.Item | None) -> None:
+        """One test with its fixtures; what it leaves set up is what the following one shares with it."""
+        session._setupstate.teardown_exact(item)  # another was to follow the last one
+        self._reports.clear()
+        self.no_room = False
+        item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+        failed = next((report for report in self._reports if report.failed), None)
+        skipped = next((report for report in self._reports if report.skipped), None)
+        telling = failed or skipped
+        outcome = telling.outcome if telling else "passed"
+        self.line.tell("done", outcome=outcome, why=last_line(telling) if telling else "", no_room=self.no_room)
+
+    def _release(self, config: pytest.Config) -> None:
+        running: Any = config.pluginmanager.get_plugin("llmperf-running")
+        if running is not None:
+            running.release()
+        self.line.tell("released")
+
+
+class Proving:
+    """A channel on which base speaks of a measurement only as long as all code that is loaded is base's."""
+
+    def __init__(self, channel: Channel, worktree: Worktree, roots: Sequence[Path]) -> None:
+        self._channel = channel
+        self._worktree = worktree
+        self._roots = roots
+
+    def tell(self, say: str, **content: Any) -> None:
+        """As `Channel.tell`.
+
+        Raises:
+            LlmperfError: a module of the project was loaded from elsewhere; head is told so.
+        """
+        if say in ("collected", "ready", "measured") and (found := strangers(self._worktree, self._roots)):
+            more = f" (and {len(found) - 1} more such modules)" if len(found) > 1 else ""
+            self._channel.tell(FAULT, why=f"base would not run base's code: {found[0]}{more}")
+            raise LlmperfError(found[0])
+        self._channel.tell(say, **content)
+
+    def hear(self, *expected: str, patience: float | None = None) -> Message:
+        return self._channel.hear(*expected, patience=patience)
+
+
+def worktree_of(request: dict[str, Any]) -> Worktree:
+    return Worktree(request["commit"], Path(request["head"]), Path(request["root"]))
+
+
+def last_line(report: pytest.TestReport | pytest.CollectReport) -> str:
+    """Why a test or a module failed or was skipped, in one line."""
+    crash = getattr(report.longrepr, "reprcrash", None)
+    if crash is not None:
+        return str(crash.message).strip().splitlines()[0]
+    if isinstance(report.longrepr, tuple):  # skipped: path, line, reason
+        return report.longrepr[2].removeprefix("Skipped: ")
+    lines = [line.strip() for line in str(report.longrepr).splitlines() if line.strip()]
+    errors = [line.removeprefix("E").strip() for line in lines if line.startswith("E  ")]
+    return (errors or lines or [""])[-1 if errors else 0]
+
+
+def main() -> int:
+    """Run as base; the command line names the request."""
+    channel = own_channel()
+    request = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    return int(pytest.main(request["arguments"], plugins=[Base(request, channel)]))

@@ -1,0 +1,88 @@
+"""pytest, called as this one was, in a process of its own: for the same test once more, or on base's code."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from pytest_llmperf.options import OPTIONS
+
+CHILD = pytest.StashKey["Child"]()
+"""Set in a process that another one started: who started it judges."""
+
+_SILENT: dict[str, Any] = {
+    "keyword": "",
+    "markexpr": "",
+    "deselect": None,
+    "lf": False,
+    "failedfirst": False,
+    "newfirst": False,
+    "stepwise": False,
+    "stepwise_skip": False,
+    "stepwise_reset": False,
+    "maxfail": 0,
+    "usepdb": False,
+    "trace": False,
+    "collectonly": False,
+    "numprocesses": None,
+    "dist": "no",
+    "tx": [],
+    "looponfail": False,
+    "cacheclear": False,
+    "log_file": os.devnull,
+    "reportchars": "fEs",
+    "no_summary": False,
+    "xmlpath": None,
+    "htmlpath": None,
+    "report_log": None,
+    "pastebin": None,
+    "json_report": False,
+    "benchmark_json": None,
+    "benchmark_save": None,
+    "benchmark_autosave": None,
+    "benchmark_compare": None,
+    "benchmark_histogram": None,
+    "llmperf_update": None,
+    "llmperf_append": None,
+    "llmperf_prune": None,
+    "llmperf_sessions": None,
+    "llmperf_force": None,
+    "llmperf_against": None,
+}
+"""Options that choose among tests, spread them, write files, or hide why a test failed, so that they do not."""
+
+
+class Child:
+    """The plugin that makes a run one of another's processes.
+
+    Args:
+        request: what the other wants: `tests` to run, a `basetemp`, and `options` as the other resolved them.
+    """
+
+    def __init__(self, request: Mapping[str, Any]) -> None:
+        self.request = request
+        self.no_room = False
+        """Whether a target of the last test did not fit into memory."""
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_cmdline_main(self, config: pytest.Config) -> None:
+        config.stash[CHILD] = self
+        config.args[:] = self.request["tests"]
+        for name, value in {**_SILENT, "basetemp": self.request["basetemp"]}.items():
+            if hasattr(config.option, name):
+                setattr(config.option, name, value)
+        for name, text in self.request.get("options", {}).items():
+            setattr(config.option, name, text)
+
+
+def resolved_options(config: pytest.Config) -> dict[str, str]:
+    """What this run's command line and ini file say, as text: base's ini file may say otherwise."""
+    said = {
+        known.ini: config.getoption(known.ini, None) or config.getini(known.ini)
+        for known in OPTIONS.values()
+        if known.in_ini and not known.switch
+    }
+    return {name: text for name, text in said.items() if text}

@@ -1,0 +1,158 @@
+"""What more is measured before a verdict stands: fresh processes, and pairs of them against base."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from pytest_llmperf.duet.compare import PairTaken
+from pytest_llmperf.duet.script import SIDES, Side
+from pytest_llmperf.errors import LlmperfError
+from pytest_llmperf.gate import Evidence, Gate, commit_to_confirm
+from pytest_llmperf.metrics import CATALOGUE, Kind
+from pytest_llmperf.model import Result, Row, Verdict
+
+if TYPE_CHECKING:
+    from pytest_llmperf.baselines import schema
+
+
+class Fresh(Protocol):
+    """Measures a test once more, in processes of their own."""
+
+    def again(self, test: str) -> Mapping[str, schema.Session]:
+        """In one process of head: what it measured, by key."""
+        ...
+
+    def pair(self, test: str, first: Side, *, turns: bool) -> Mapping[str, PairTaken]:
+        """In one process of base and one of head, by key.
+
+        Args:
+            first: which of them is started first.
+            turns: False lets one end before the other starts.
+        """
+        ...
+
+    def base(self, commit: str) -> str:
+        """Let `pair` compare with this commit from now on; what it is called."""
+        ...
+
+    def spent(self) -> str:
+        """Why there is no time for more pairs; empty where there is."""
+        ...
+
+
+class Settling:
+    """Measures a test again as long as that may change what it comes to.
+
+    Args:
+        judge: what one evidence comes to by now.
+        run: calls a measurement that takes place elsewhere, while nothing here disturbs it.
+    """
+
+    def __init__(
+        self,
+        test: str,
+        evidences: Mapping[str, Evidence],
+        gate: Gate,
+        fresh: Fresh,
+        judge: Callable[[Evidence], Result],
+        run: Callable[[str, Callable[[], object]], None],
+    ) -> None:
+        self._test = test
+        self._evidences = evidences
+        self._gate = gate
+        self._fresh = fresh
+        self._judge = judge
+        self._run = run
+
+    def settled(self) -> list[Result]:
+        while True:
+            results = [self._judge(evidence) for evidence in self._evidences.values()]
+            more = self._next(results)
+            if more is None:
+                return results
+            more()
+
+    def _next(self, results: Sequence[Result]) -> Callable[[], None] | None:
+        """What to measure next; None where all is settled, or cannot be."""
+        evidences = list(self._evidences.values())
+        if any(evidence.unconfirmed or evidence.undecided for evidence in evidences):
+            return None
+        if self._gate.recording:
+            wanting = any(1 + len(evidence.again) < self._gate.processes for evidence in evidences)
+            return self._measure_again if wanting else None
+        wanted = any(self._is_open(row) for result in results for row in result.rows)
+        if any(evidence.against or evidence.confirming for evidence in evidences):
+            untried = any(evidence.apart and not evidence.pairs for evidence in evidences)
+            return self._take_pair if wanted or untried else None
+        return self._measure_again if wanted else self._confirmation(results)
+
+    def _is_open(self, row: Row) -> bool:
+        """Whether more processes may change the verdict, and someone waits for that."""
+        must_know = "inconclusive" in self._gate.strict
+        return row.comparison is not None and (row.comparison.suspect or (must_know and row.comparison.unfinished))
+
+    def _measure_again(self) -> None:
+        measured: Mapping[str, schema.Session] = {}
+
+        def again() -> None:
+            nonlocal measured
+            measured = self._fresh.again(self._test)
+
+        if reason := self._tried("measuring again in a fresh process", again):
+            for evidence in self._evidences.values():
+                evidence.unconfirmed = reason
+            return
+        for key, evidence in self._evidences.items():
+            if key in measured:
+                evidence.again.append(measured[key].model_copy(update={"recorded": self._gate.recorded}))
+            else:
+                evidence.unconfirmed = "a fresh process did not measure it"
+
+    def _take_pair(self) -> None:
+        compared = {key: each for key, each in self._evidences.items() if each.pairs or each.apart or each.confirming}
+        number = 1 + max(len(evidence.pairs) for evidence in compared.values())
+        turns = not any(evidence.apart for evidence in compared.values())
+        taken: Mapping[str, PairTaken] = {}
+
+        def pair() -> None:
+            nonlocal taken
+            taken = self._fresh.pair(self._test, SIDES[number % 2], turns=turns)
+
+        reason = self._fresh.spent() or self._tried(f"pair {number} of fresh processes, base and head", pair)
+        for key, evidence in compared.items():
+            if not reason and key in taken:
+                evidence.pairs.append(taken[key])
+            else:
+                evidence.undecided = reason or "a fresh pair did not measure it"
+
+    def _confirmation(self, results: Sequence[Result]) -> Callable[[], None] | None:
+        """A duet with the code that was recorded, for what the stored baseline alone calls REGRESSED."""
+        for result in results:
+            evidence = self._evidences[result.key]
+            timed = [row for row in result.rows if CATALOGUE[row.metric].kind is Kind.TIMED and row.comparison]
+            if not any(row.comparison and row.comparison.verdict is Verdict.REGRESSED for row in timed):
+                continue
+            commit, reason = commit_to_confirm(evidence, self._gate)
+            if commit:
+                return lambda evidence=evidence, commit=commit: self._confirm(evidence, commit)  # type: ignore[misc]
+            evidence.undecided = f"by the stored rule: {reason}"
+        return None
+
+    def _confirm(self, evidence: Evidence, commit: str) -> None:
+        def prepare() -> None:
+            evidence.confirming = self._fresh.base(commit)
+
+        reason = self._fresh.spent() or self._tried(f"fetching {commit[:9]} to compare with", prepare)
+        if reason:
+            evidence.undecided = f"by the stored rule: {reason}"
+            return
+        self._take_pair()
+
+    def _tried(self, stage: str, what: Callable[[], object]) -> str:
+        """Why it could not be done; empty where it was."""
+        try:
+            self._run(stage, what)
+        except LlmperfError as error:
+            return str(error)
+        return ""
