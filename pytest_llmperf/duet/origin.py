@@ -90,8 +90,8 @@ def _files(module: Mapping[str, object]) -> list[Path]:
 
 
 def _own(worktree: Worktree, place: Path) -> bool:
-    """Whether a place is in head's checkout and not in base's, nor in an environment that lies in it."""
-    if not place.is_relative_to(worktree.head) or place.is_relative_to(worktree.root):
+    """Whether a place is in head's checkout, and not in an environment that lies there."""
+    if not place.is_relative_to(worktree.head):
         return False
     if {"site-packages", "dist-packages"} & set(place.relative_to(worktree.head).parts):
         return False

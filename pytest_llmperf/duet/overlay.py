@@ -30,7 +30,7 @@ def overlay(
     Raises:
         LlmperfError: the disk is full, or the like.
     """
-    known = {within(folder, worktree.head) for folder in test_folders} - {None, Path()}
+    known = {within(folder, worktree.head) for folder in test_folders}
     wanted: set[Path] = set()
     folders: set[Path] = set()
     for module in (*modules, *([ini] if ini else [])):

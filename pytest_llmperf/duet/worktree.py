@@ -97,9 +97,9 @@ def check_out(folder: Path, commit: str, tell: Callable[[str], None] = lambda st
     lock = FileLock(private / _LOCK, thread_local=False)
     worktree = CheckedOut(commit, head, private / (head.name or "repository"), lock)
     atexit.register(worktree.remove)
-    tell(f"checking out {commit[:10]}")
     try:
         lock.acquire(timeout=0)
+        tell(f"checking out {commit[:10]}")
         git(head, *_ADD, "--", str(worktree.root), commit)
         _check_out_submodules(head, worktree.root, tell)
     except BaseException as error:
@@ -167,9 +167,10 @@ def _remove_leftovers(head: Path, tell: Callable[[str], None]) -> None:
         if not private.exists():  # the machine emptied its temporary folder
             _remove(head, root)
         elif (private / _LOCK).exists():
-            with contextlib.suppress(Timeout, OSError), FileLock(private / _LOCK, timeout=0):
-                tell(f"removing {private}, left by a run that was killed")
-                _remove(head, root)
+            with contextlib.suppress(Timeout, OSError):  # its process lives, or is another user's
+                with FileLock(private / _LOCK, timeout=0):
+                    tell(f"removing {private}, left by a run that was killed")
+                    _remove(head, root)
                 _delete(private)
 
 
@@ -181,14 +182,18 @@ def _remove(head: Path, root: Path) -> None:
 
 def _delete(folder: Path) -> None:
     """Remove a folder with all it holds, what is read-only too."""
+    _unlock(folder)
     for parent, folders, files in os.walk(folder):
         # A file's mode hinders nobody but Windows, and may be shared: uv links an environment to its cache.
-        for name in (".", *folders, *(files if sys.platform == "win32" else ())):
-            path = Path(parent, name)
-            if not path.is_symlink():  # its mode is that of what it leads to
-                with contextlib.suppress(OSError):
-                    path.chmod(path.stat().st_mode | stat.S_IRWXU)
+        for name in (*folders, *(files if sys.platform == "win32" else ())):
+            _unlock(Path(parent, name))
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _unlock(path: Path) -> None:
+    if not path.is_symlink():  # its mode is that of what it leads to
+        with contextlib.suppress(OSError):
+            path.chmod(path.stat().st_mode | stat.S_IRWXU)
 
 
 def _check_out_submodules(head: Path, base: Path, tell: Callable[[str], None]) -> None:

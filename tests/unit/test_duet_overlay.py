@@ -92,12 +92,12 @@ def test_of_folders_of_tests_in_one_another_the_topmost_counts(made, name):
 
 
 def test_testpaths_are_folders_of_tests_whatever_their_names_but_never_the_whole_checkout(made):
-    head = {"code.py": "new", "perf [gpu]/test_a.py": "new", "perf [gpu]/x.txt": "new", "perf g/y.txt": "new"}
+    head = {"code.py": "new", "[p]erf/test_a.py": "new", "[p]erf/x.txt": "new", "perf": "new"}
     worktree = made({"code.py": "old"}, head)
     elsewhere = worktree.head.parent / "elsewhere"
-    assert laid(worktree, "perf [gpu]/test_a.py", test_folders=["perf [gpu]", ".", elsewhere]) == [
-        "perf [gpu]/test_a.py",
-        "perf [gpu]/x.txt",
+    assert laid(worktree, "[p]erf/test_a.py", test_folders=["[p]erf", ".", elsewhere]) == [
+        "[p]erf/test_a.py",
+        "[p]erf/x.txt",
     ]
     assert files(worktree.root)["code.py"] == "old"
 

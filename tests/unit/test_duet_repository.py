@@ -99,6 +99,14 @@ def test_on_a_pull_request_whose_own_commit_is_checked_out_it_means_the_merge_ba
     assert base_of(clone, "", environ) == Base(fork, "merge base with origin/main")
 
 
+def test_where_the_base_branch_itself_is_checked_out_its_own_history_is_not_compared(forked, tmp_path):
+    folder, _, main, _ = forked
+    clone = tmp_path / "clone"
+    git(tmp_path, "clone", "--quiet", "--branch=main", folder.as_uri(), str(clone))
+    environ = {"GITHUB_EVENT_NAME": "pull_request_target", "GITHUB_SHA": main, "GITHUB_BASE_REF": "main"}
+    assert base_of(clone, "", environ) == Base(main, "merge base with origin/main")
+
+
 @pytest.mark.parametrize("environ", [{}, {"GITHUB_EVENT_NAME": "push"}])
 def test_elsewhere_nothing_named_is_an_error_that_says_what_to_write(forked, environ):
     with pytest.raises(UsageError, match=r"names no ref.*write --llmperf-against=origin/main$"):
