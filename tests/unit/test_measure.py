@@ -143,7 +143,7 @@ def test_looks_decide_when_it_is_enough():
         seen_at.append(len(rounds))
         return Need.NOTHING if len(rounds) >= 8 else Need.PRECISION
 
-    assert len(measured(fake(), Effort(), look=look).rounds) == 8
+    assert len(measured(fake(), Effort(), taken=alone(look)).rounds) == 8
     assert seen_at == [3, 5, 8]
 
 

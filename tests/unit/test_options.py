@@ -20,6 +20,12 @@ EXAMPLES = {
     "sessions": (3, "5", "9"),
     "force": (False, "", "true"),
     "prune": (True, "", None),
+    "against": ("main", "origin/main", None),
+    "base_tests": ("base", "head", "base"),
+    "confirm": ("auto", "never", "auto"),
+    "budget": (60.0, "2.5", "30"),
+    "base_setup": ("uv sync", None, "make deps"),
+    "base_python": ("python", None, ".venv/bin/python"),
     "tolerance": (0.2, "3%", "0.1"),
     "strict": (frozenset({"new"}), "inconclusive,versions", "all"),
     "gate": (("load_s",), None, "itl_ms, latency_ms"),
@@ -43,7 +49,7 @@ PARSED = {
     "itl_ms, latency_ms": ["itl_ms", "latency_ms"],
 }
 SWITCHES = {"update", "append", "force", "prune"}
-COMMAND_LINE_ONLY = {"update", "append", "prune"}
+COMMAND_LINE_ONLY = {"update", "append", "prune", "against"}
 DEFAULTS = {
     "mode": "on",
     "rounds": None,
@@ -57,6 +63,12 @@ DEFAULTS = {
     "sessions": 1,
     "force": False,
     "prune": False,
+    "against": None,
+    "base_tests": "base",
+    "confirm": "auto",
+    "budget": None,
+    "base_setup": "",
+    "base_python": "",
     "tolerance": 0.05,
     "strict": frozenset(),
     "gate": (),
@@ -182,6 +194,12 @@ def test_flags_and_ini_names_follow_from_the_name() -> None:
         "sessions": ("--llmperf-sessions", "llmperf_sessions"),
         "force": ("--llmperf-force", "llmperf_force"),
         "prune": ("--llmperf-prune", "llmperf_prune"),
+        "against": ("--llmperf-against", "llmperf_against"),
+        "base_tests": ("--llmperf-base-tests", "llmperf_base_tests"),
+        "confirm": ("--llmperf-confirm", "llmperf_confirm"),
+        "budget": ("--llmperf-budget", "llmperf_budget"),
+        "base_setup": (None, "llmperf_base_setup"),
+        "base_python": (None, "llmperf_base_python"),
         "tolerance": ("--llmperf-tolerance", "llmperf_tolerance"),
         "strict": ("--llmperf-strict", "llmperf_strict"),
         "gate": (None, "llmperf_gate"),
