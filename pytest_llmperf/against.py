@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -112,12 +113,15 @@ class Against:
             return None
         return reached.pace
 
+    def leave(self) -> None:
+        """Let base come to the end of its test: head's is over."""
+        with contextlib.suppress(BaseError):  # what has ended stands nowhere
+            self._opposite.line.leave()
+
     def release(self) -> None:
         """Let base forget its targets, so that other processes have room."""
-        try:
+        with contextlib.suppress(BaseError):  # what has ended holds nothing
             self._opposite.release()
-        except BaseError:  # what has ended holds nothing
-            return
 
 
 def as_base(line: Line, evidence: Evidence, gate: Gate, measured: Measured) -> Measurement:

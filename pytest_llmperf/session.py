@@ -14,7 +14,7 @@ from pytest_llmperf.baselines.environment import environment_of
 from pytest_llmperf.errors import UsageError
 from pytest_llmperf.measure import Effort, Need, alone, measure
 from pytest_llmperf.measure.conditions import watched
-from pytest_llmperf.model import Limit, Measurement, Result, Round, Sample, Tolerance, Unknown
+from pytest_llmperf.model import Conditions, Limit, Measurement, Result, Round, Sample, Tolerance, Unknown
 from pytest_llmperf.options import choose
 from pytest_llmperf.settings import Level, Settings, check, merge
 from pytest_llmperf.targets import LoadOptions, Reference, Target, resolve
@@ -59,6 +59,8 @@ class Session:
     """What everything is measured against, in turns."""
     line: Line | None = None
     """From where this run is told what to do: it is the base of a duet."""
+    locate: Callable[[Reference], Reference] = lambda reference: reference
+    """Where a target lies that base names: what git ignores is in head's checkout only."""
     targets: TargetCache = field(init=False)
 
     def __post_init__(self) -> None:
@@ -109,16 +111,19 @@ class Session:
                     measurement = measured(by_itself)
         finally:
             self.progress("")
-        evidence.measurement = dataclasses.replace(measurement, conditions=watch.seen)
+        conditions = _UNWATCHED if self.against is not None else watch.seen
+        evidence.measurement = dataclasses.replace(measurement, conditions=conditions)
         return evidence
 
     def judge(self, evidence: Evidence) -> Result:
         """Its limits, and its comparison with the baseline."""
-        from pytest_llmperf.gate import judge
+        from pytest_llmperf.judge import judge
 
         return judge(evidence, self.gate, judged=not self.defaults.smoke)
 
 
+_BASE_TOO = Unknown("base worked meanwhile")
+_UNWATCHED = Conditions(_BASE_TOO, _BASE_TOO)
 NOT_MEASURED = Measurement(target="", workload=Settings().workload, rounds=())
 
 
@@ -260,11 +265,11 @@ class Llm:
         return any("model" in level.keywords for level in self._levels)
 
     def _target(self, settings: Settings, *, fresh: bool = False) -> Target:
-        reference = settings.target
-        if reference is None:
+        if settings.target is None:
             raise UsageError(
                 f"{self._key} names no target: write @llm_perf(model=…), or llm.load(…) before llm.measure()"
             )
+        reference = self._session.locate(settings.target)
         options = self._session.load_options(settings)
         asked_for = (reference, options.key)
         if self._loaded is not None and self._loaded[1] == asked_for and not fresh:

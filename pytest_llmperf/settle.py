@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from pytest_llmperf.duet.compare import PairTaken
 from pytest_llmperf.duet.script import SIDES, Side
 from pytest_llmperf.errors import LlmperfError
-from pytest_llmperf.gate import Evidence, Gate, commit_to_confirm
+from pytest_llmperf.gate import Evidence, Gate
+from pytest_llmperf.judge import commit_to_confirm
 from pytest_llmperf.metrics import CATALOGUE, Kind
 from pytest_llmperf.model import Result, Row, Verdict
 
@@ -128,26 +130,25 @@ class Settling:
 
     def _confirmation(self, results: Sequence[Result]) -> Callable[[], None] | None:
         """A duet with the code that was recorded, for what the stored baseline alone calls REGRESSED."""
-        for result in results:
+        for result in results if self._gate.confirm else ():
             evidence = self._evidences[result.key]
             timed = [row for row in result.rows if CATALOGUE[row.metric].kind is Kind.TIMED and row.comparison]
             if not any(row.comparison and row.comparison.verdict is Verdict.REGRESSED for row in timed):
                 continue
             commit, reason = commit_to_confirm(evidence, self._gate)
-            if commit:
-                return lambda evidence=evidence, commit=commit: self._confirm(evidence, commit)  # type: ignore[misc]
-            evidence.undecided = f"by the stored rule: {reason}"
+            if commit or reason:
+                return functools.partial(self._confirm, evidence, commit, reason)
         return None
 
-    def _confirm(self, evidence: Evidence, commit: str) -> None:
+    def _confirm(self, evidence: Evidence, commit: str, reason: str) -> None:
         def prepare() -> None:
             evidence.confirming = self._fresh.base(commit)
 
-        reason = self._fresh.spent() or self._tried(f"fetching {commit[:9]} to compare with", prepare)
+        reason = reason or self._fresh.spent() or self._tried(f"checking out {commit[:9]} to compare with", prepare)
         if reason:
             evidence.undecided = f"by the stored rule: {reason}"
-            return
-        self._take_pair()
+        else:
+            self._take_pair()
 
     def _tried(self, stage: str, what: Callable[[], object]) -> str:
         """Why it could not be done; empty where it was."""

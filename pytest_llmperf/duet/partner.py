@@ -43,27 +43,43 @@ class Partner:
     """Base's process, started when it is first needed, and again after it has ended.
 
     Args:
-        start: gives a process that has said `collected`.
+        launch: starts it.
+        ready: waits until it can be told what to do.
         upcoming: the tests that head may measure after this one, in order.
     """
 
-    def __init__(self, start: Callable[[], Process], upcoming: Callable[[str], Sequence[str]]) -> None:
-        self._start = start
+    def __init__(
+        self,
+        launch: Callable[[], Process],
+        ready: Callable[[Process], Process],
+        upcoming: Callable[[str], Sequence[str]],
+    ) -> None:
+        self._launch = launch
+        self._ready = ready
         self._upcoming = upcoming
+        self._launched: Process | None = None
         self._process: Process | None = None
         self._starts = 0
         self._test = ""
         self._heard: Message | None = None
         """Where base stands in the test that it runs: `ready` to measure, or `done`."""
 
+    def launch(self) -> None:
+        """Start base's process now, if it is not started, without waiting for it."""
+        if self._process is None and self._launched is None:
+            self._starts += 1
+            self._launched = self._launch()
+
     def start(self) -> None:
-        """Start base's process now.
+        """Have base's process started, and ready.
 
         Raises:
             LlmperfError: it cannot be started.
         """
-        self._starts += 1
-        self._process = self._start()
+        self.launch()
+        if self._launched is not None:
+            launched, self._launched = self._launched, None
+            self._process = self._ready(launched)
 
     def begin(self, test: str) -> None:
         """Let base run a test up to where it first measures, and stand there warm.
@@ -106,9 +122,11 @@ class Partner:
 
     def leave(self) -> None:
         """Let base come to the end of its test."""
-        while self._heard is not None and self._heard["say"] == "ready":
-            self._go_on("alone")
-        self._test, self._heard = "", None
+        try:
+            while self._heard is not None and self._heard["say"] == "ready":
+                self._go_on("alone")
+        finally:
+            self._test, self._heard = "", None
 
     def release(self) -> None:
         """Let base forget its targets, so that other processes have room."""
@@ -118,9 +136,10 @@ class Partner:
             self.hear("released", patience=PATIENCE_S)
 
     def close(self) -> None:
-        if self._process is not None:
-            self._process.close()
-            self._process = None
+        for process in (self._process, self._launched):
+            if process is not None:
+                process.close()
+        self._process = self._launched = None
 
     def tell(self, say: str, **content: Any) -> None:
         self._asked(lambda process: process.tell(say, **content))
@@ -150,7 +169,7 @@ class Partner:
 
     def _asked(self, ask: Callable[[Process], Any]) -> Any:
         if self._process is None:
-            if self._starts >= MOST_STARTS:
+            if self._starts >= MOST_STARTS and self._launched is None:
                 raise BaseError(f"it has ended {MOST_STARTS} times, and is not started again")
             self.start()
         assert self._process is not None

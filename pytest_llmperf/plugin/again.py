@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +18,7 @@ from pytest_llmperf.duet.script import Side
 from pytest_llmperf.errors import LlmperfError, MeasurementError
 from pytest_llmperf.plugin import fresh
 from pytest_llmperf.plugin.config import option
-from pytest_llmperf.plugin.opposite import Calls, Code, Opposite, checked_out
+from pytest_llmperf.plugin.opposite import OPPOSITE, Calls, Code, Opposite, checked_out
 
 
 class FreshProcesses:
@@ -45,8 +48,8 @@ class FreshProcesses:
         try:
             if not turns:
                 return self._one_after_the_other(test, first, code)
-            base = {**code.to_plain(), "first": first}
-            results = fresh.measured_again(self._config, test, 2 * self._patience(), base)
+            told = {"test": test, "first": first, "base": code.to_plain()}
+            results = fresh.measured_again(self._config, test, 2 * self._patience(), __name__, **told)
         finally:
             self._in_duets += time.monotonic() - began
         missing = [result["new"] for result in results if not result["pairs"]]
@@ -88,6 +91,31 @@ class FreshProcesses:
 
     def _patience(self) -> float:
         return fresh.PATIENCE_S + 2 * (time.monotonic() - self._begun)
+
+
+class FreshHead(fresh.Fresh):
+    """The plugin that makes a pytest run head's part of a fresh pair; base's process is its own."""
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_cmdline_main(self, config: pytest.Config) -> None:
+        super().pytest_cmdline_main(config)
+        code = Code.from_plain(self.request["base"])
+        self._opposite = Opposite(config, code.said, [lambda: code], [self.request["test"]])
+        self._opposite.launch()  # base imports while this process does
+        config.add_cleanup(self._opposite.close)
+        config.stash[OPPOSITE] = self._opposite
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self) -> None:
+        """Which of them loads first, and so lies first in memory, changes from pair to pair."""
+        if self.request["first"] == "base":
+            self._opposite.begin(self.request["test"])
+
+
+def main() -> int:
+    """Run as head of a fresh pair; the command line names the request."""
+    request = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    return int(pytest.main(request["arguments"], plugins=[FreshHead(request)]))
 
 
 def _sessions(results: list[dict[str, Any]]) -> dict[str, schema.Session]:

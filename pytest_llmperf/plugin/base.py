@@ -15,6 +15,7 @@ from pytest_llmperf.duet.origin import strangers
 from pytest_llmperf.duet.worktree import Worktree
 from pytest_llmperf.errors import LlmperfError
 from pytest_llmperf.plugin.child import Child
+from pytest_llmperf.targets import Pretrained, Reference
 
 PROTOCOL = 1
 """What head and base say to each other; base may have another version of this package, in its own environment."""
@@ -25,10 +26,19 @@ class Base(Child):
 
     def __init__(self, request: dict[str, Any], channel: Channel) -> None:
         super().__init__(request)
-        self.line = Proving(channel, worktree_of(request), [Path(root) for root in request["roots"]])
+        self._worktree = worktree_of(request)
+        self.line = Proving(channel, self._worktree, [Path(root) for root in request["roots"]])
         self._faults: dict[str, str] = {}
         """Module → why it could not be collected."""
         self._reports: list[pytest.TestReport] = []
+
+    def locate(self, reference: Reference) -> Reference:
+        """A local folder that base has not, where head has it: git ignores what is large."""
+        if not isinstance(reference, Pretrained):
+            return reference
+        here = Path(reference.name).absolute()
+        there = None if here.exists() else self._worktree.in_head(here)
+        return Pretrained(str(there)) if there is not None and there.exists() else reference
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if report.failed:

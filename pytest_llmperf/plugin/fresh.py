@@ -27,12 +27,13 @@ Results = list[dict[str, Any]]
 
 
 def measured_again(
-    config: pytest.Config, nodeid: str, patience: float, base: Mapping[str, Any] | None = None
+    config: pytest.Config, nodeid: str, patience: float, main_of: str = __name__, **more: Any
 ) -> Results:
     """What a fresh process measures in that test.
 
     Args:
-        base: what it is measured against, in turns.
+        main_of: the module whose `main()` it runs.
+        more: what that one wants to know.
 
     Raises:
         MeasurementError: it ended without a measurement, or does not end; the last it said is why.
@@ -41,8 +42,8 @@ def measured_again(
     with tempfile.TemporaryDirectory(prefix="llmperf-", ignore_cleanup_errors=True) as folder:
         if config.pluginmanager.hasplugin("cacheprovider"):
             arguments = ["-o", f"cache_dir={Path(folder, 'cache')}", *arguments]
-        request = {"arguments": arguments, "tests": [str(config.rootpath / nodeid)], "base": base}
-        return results_of(request, called_in, Path(folder), python(__name__), patience)
+        request = {"arguments": arguments, "tests": [str(config.rootpath / nodeid)], **more}
+        return results_of(request, called_in, Path(folder), python(main_of), patience)
 
 
 def results_of(

@@ -27,6 +27,8 @@ from pytest_llmperf.plugin.child import resolved_options
 from pytest_llmperf.plugin.config import option
 from pytest_llmperf.plugin.xdist import call_of
 
+OPPOSITE = pytest.StashKey["Opposite"]()
+"""Set where a process is head of a fresh pair."""
 Tell = Callable[[str], None]
 _HINT = (
     "if base needs other packages than head, ini llmperf_base_setup (such as `uv sync`) and llmperf_base_python give "
@@ -102,12 +104,8 @@ class Calls:
         self._code = code
         self._modules = modules
 
-    def start(self) -> Process:
-        """A process that has collected, ready to run tests.
-
-        Raises:
-            LlmperfError: it could not get so far.
-        """
+    def launch(self) -> Process:
+        """A process that begins to collect."""
         folder = Path(tempfile.mkdtemp(prefix="llmperf-"))
         self._config.add_cleanup(lambda: _forget(folder))
         root = self._code.worktree.counterpart(self._config.rootpath)
@@ -118,7 +116,14 @@ class Calls:
         file = folder / "request.json"
         file.write_text(json.dumps(request), encoding="utf-8")
         command = [*self._command("pytest_llmperf.plugin.base"), str(file)]
-        process = Process(command, f"base {self._code.said}", folder=self._called_in(), environ=self._environ())
+        return Process(command, f"base {self._code.said}", folder=self._called_in(), environ=self._environ())
+
+    def ready(self, process: Process) -> Process:
+        """The process once it has collected, ready to run tests.
+
+        Raises:
+            LlmperfError: it could not get so far.
+        """
         try:
             hello = process.hear("collected", patience=PATIENCE_S)
         except MeasurementError as error:
@@ -225,8 +230,12 @@ class Opposite:
         self._at = 0
         """Which of them runs the current test."""
 
+    def launch(self) -> None:
+        """Start base's process, without waiting for it."""
+        self._partner(0).launch()
+
     def start(self) -> None:
-        """Let base's process collect.
+        """Wait for base's process to collect.
 
         Raises:
             LlmperfError: it cannot.
@@ -282,7 +291,7 @@ class Opposite:
         if index not in self._partners:
             modules = list(dict.fromkeys(test.partition("::")[0] for test in self._tests))
             calls = Calls(self._config, self._code(index), modules)
-            self._partners[index] = Partner(calls.start, self._after)
+            self._partners[index] = Partner(calls.launch, calls.ready, self._after)
         return self._partners[index]
 
     def _after(self, test: str) -> list[str]:

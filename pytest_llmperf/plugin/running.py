@@ -23,7 +23,7 @@ from pytest_llmperf.plugin.child import CHILD
 from pytest_llmperf.plugin.config import baselines_folder, is_recording, option
 from pytest_llmperf.plugin.items import FIXTURES, hiding_fixture, key_of, measures
 from pytest_llmperf.plugin.marks import levels_of
-from pytest_llmperf.plugin.opposite import Code, Opposite, checked_out
+from pytest_llmperf.plugin.opposite import OPPOSITE, Opposite, checked_out
 from pytest_llmperf.plugin.progress import Progress
 from pytest_llmperf.plugin.xdist import RECORDED
 from pytest_llmperf.reports.table import row_name
@@ -61,6 +61,7 @@ class Running:
             self._fresh,
             Against(self._opposite) if self._opposite is not None else None,
             getattr(config.stash.get(CHILD, None), "line", None),
+            getattr(config.stash.get(CHILD, None), "locate", lambda reference: reference),
         )
 
     def release(self) -> None:
@@ -104,14 +105,6 @@ class Running:
             finally:
                 self._progress("")
         return (yield)
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_setup(self, item: pytest.Item) -> None:
-        """In a fresh pair whose base is to be started first."""
-        child = self._config.stash.get(CHILD, None)
-        if self._opposite is not None and child is not None and child.request["base"]["first"] == "base":
-            with self._told_plainly():
-                self._opposite.begin(item.nodeid)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
@@ -160,6 +153,8 @@ class Running:
         if results:
             report.llmperf = [plain(result) for result in results]  # type: ignore[attr-defined]  # reports take extras
         if call.when == "teardown":
+            if self._session.against is not None and item.stash.get(LLM, None) is not None:
+                self._session.against.leave()  # a rerun finds base at the beginning of the test again
             _forget(item)
         return report
 
@@ -231,19 +226,17 @@ def _opposite(config: pytest.Config, measuring: Sequence[pytest.Item], tell: Cal
         pytest.UsageError: it cannot be had.
     """
     tests = [item.nodeid for item in measuring]
-    child = config.stash.get(CHILD, None)
-    if child is not None and child.request.get("base"):
-        code = Code.from_plain(child.request["base"])
-        return Opposite(config, code.said, [lambda: code], tests)
     against = option(config, "against")
-    if child is not None or against is None:
-        return None
+    if CHILD in config.stash or against is None:
+        return config.stash.get(OPPOSITE, None)
     modules = list(dict.fromkeys(item.path for item in measuring))
     try:
         base = base_of(config.rootpath, against)
         kinds = ["head"] if option(config, "base_tests") == "head" else ["base", "head"]
         codes = [functools.partial(checked_out, config, base, kind, modules, tell) for kind in kinds]
-        return Opposite(config, f"{base.commit[:9]} ({base.said})", codes, tests)
+        opposite = Opposite(config, f"{base.commit[:9]} ({base.said})", codes, tests)
+        opposite.launch()  # it imports while this process goes on
+        return opposite
     except LlmperfError as error:
         raise pytest.UsageError(str(error)) from None
 
@@ -263,6 +256,7 @@ def _gate(config: pytest.Config, measuring: int) -> Gate:
         recording=is_recording(config),
         force=option(config, "force"),
         processes=option(config, "sessions"),
+        confirm=option(config, "confirm") == "auto",
     )
 
 

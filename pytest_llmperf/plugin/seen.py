@@ -86,6 +86,8 @@ class Seen:
             return "recorded"
         if option(self._config, "prune"):
             return "kept, and the rest dropped"
+        if option(self._config, "against") is not None:
+            return "compared with a base"
         return "judged strictly" if option(self._config, "strict") and option(self._config, "mode") == "on" else ""
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:

@@ -19,6 +19,10 @@ SMALLER = (
     "INCONCLUSIVE: not to be told from this machine's noise; llmperf calibrate, and --llmperf-append on other days, "
     "let smaller changes be seen"
 )
+SURER = (
+    "INCONCLUSIVE: not to be told from this machine's noise; llmperf calibrate lets smaller changes be seen, and "
+    "--llmperf-strict=inconclusive takes pairs until it is known"
+)
 
 
 @dataclass(frozen=True)
@@ -107,9 +111,19 @@ def details(result: Result, *, judged_only: bool = False, samples: bool = False)
         table.notes.extend(f"{row_name(row)}: {note}" for note in notes if note)
         if samples and len(row.values) > 1:
             table.notes.append(f"{row_name(row)} samples: {_in_short(row.values)}")
+    if result.against:
+        table.notes.append(duet(result))
     if result.unconfirmed:
         table.notes.append(f"not measured again: {result.unconfirmed}")
     return table
+
+
+def duet(result: Result) -> str:
+    """What a duet was with, and how much of it there was."""
+    pairs = f"{len(result.pairs)} pair{'s' * (len(result.pairs) != 1)} of processes"
+    rounds = sum(pair["rounds"] for pair in result.pairs)
+    how = f"{rounds} rounds in turns" if rounds else "one after the other, as both do not fit into memory at once"
+    return f"base {result.against}: " + (f"{pairs}, {how}" if result.pairs else result.new.partition(": ")[2])
 
 
 def _row(row: Row) -> tuple[Cell, ...]:
@@ -214,8 +228,8 @@ def advice(result: Result) -> list[str]:
     compared = [row for row in result.rows if row.fails and row.comparison and row.verdict is not Verdict.BROKEN]
     lines = []
     if compared and result.since:
-        lines.append(f"since the baseline: {', '.join(result.since)}")
-    if compared or result.new_fails:
+        lines.append(f"{'beside the code' if result.against else 'since the baseline'}: {', '.join(result.since)}")
+    if (compared or result.new_fails) and not result.against:
         lines.append(
             f"to {'accept' if compared else 'record'} this: pytest {shlex.quote(result.test)} --llmperf-update"
         )
@@ -243,9 +257,11 @@ def counts(results: Sequence[Result], stale: int = 0) -> str:
 def hints(results: Sequence[Result]) -> list[str]:
     """What would tell more, each thing once."""
     lines = []
-    if new := dict.fromkeys(result.new for result in results if result.new):
+    stored = [result for result in results if not result.against]
+    if new := dict.fromkeys(result.new for result in stored if result.new):
         lines.append(f"NEW: {'; '.join(new)} (pytest --llmperf-update records what is measured)")
-    if any(result.verdict is Verdict.IMPROVED for result in results):
+    lines += [f"NEW: {result.key}: {result.new}" for result in results if result.against and result.new]
+    if any(result.verdict is Verdict.IMPROVED for result in stored):
         lines.append("IMPROVED: pytest --llmperf-update makes it the baseline")
     unsure = [(result, row) for result in results for row in result.rows if _is_unsure(row)]
     unsure.sort(key=lambda told: -_harm(told[1]))
@@ -253,11 +269,23 @@ def hints(results: Sequence[Result]) -> list[str]:
     if len(unsure) > _MOST_UNSURE:
         lines.append(f"and {len(unsure) - _MOST_UNSURE} more like that (-v shows them)")
     lines += dict.fromkeys(f"not measured again: {result.unconfirmed}" for result in results if result.unconfirmed)
-    judged = [row for result in results if not result.unconfirmed for row in result.rows]
-    noisy = [row.comparison for row in judged if row.verdict is Verdict.INCONCLUSIVE and row.comparison]
-    if any(comparison.spread is not None and not comparison.cause for comparison in noisy):
-        lines.append(SMALLER)
+    undecided = [result for result in results if result.undecided and any(_is_open(row) for row in result.rows)]
+    lines += [f"{result.key}: undecided, {result.undecided}" for result in undecided]
+    noisy = [result for result in results if not result.unconfirmed and any(_is_noisy(row) for row in result.rows)]
+    lines += dict.fromkeys(SURER if result.against else SMALLER for result in noisy)
     return lines
+
+
+def _is_noisy(row: Row) -> bool:
+    """INCONCLUSIVE, and by nothing else than noise."""
+    comparison = row.comparison
+    noisy = row.verdict is Verdict.INCONCLUSIVE and comparison is not None and comparison.spread is not None
+    return noisy and comparison is not None and not comparison.cause
+
+
+def _is_open(row: Row) -> bool:
+    """More pairs of processes might have decided it."""
+    return row.comparison is not None and row.comparison.unfinished and not row.comparison.quiet
 
 
 _MOST_UNSURE = 3

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from pytest_llmperf.session import Llm
+from pytest_llmperf.against import compared
+from pytest_llmperf.settle import Settling
 from tests.fakes import TINY
 from tests.plugin.stored import Stored
 
@@ -56,19 +57,15 @@ def again(monkeypatch: pytest.MonkeyPatch) -> Again:
     def behave(times: float = 1.0, fails: str = "") -> list[str]:
         asked: list[str] = []
 
-        def measure_again(llm: Llm) -> None:
-            asked.append(llm._key)
-            gate = llm._session.gate
-            assert gate is not None
-            for evidence in llm._evidence.values():
+        def measure_again(settling: Settling) -> None:
+            asked.append(settling._test)
+            for evidence in settling._evidences.values():
                 evidence.unconfirmed = fails
                 if not fails:
-                    session = gate.session(
-                        evidence.measurement, evidence.settings, gate.rules(evidence.settings, evidence.measurement)
-                    )
+                    session = settling._gate.session(evidence.measurement, evidence.settings, compared)
                     evidence.again.append(_slowed(session, times))
 
-        monkeypatch.setattr(Llm, "_measure_again", measure_again)
+        monkeypatch.setattr(Settling, "_measure_again", measure_again)
         return asked
 
     return behave

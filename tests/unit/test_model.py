@@ -445,6 +445,7 @@ def test_plain_data_has_no_types_of_ours() -> None:
                     "note": "",
                     "quiet": False,
                     "suspect": False,
+                    "unfinished": False,
                     "cause": "",
                 },
                 "outcome": None,
