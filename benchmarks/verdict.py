@@ -112,7 +112,8 @@ def recorded(record: Mapping[str, Any], metric: str) -> Pairs:
     """The pairs of a trace file."""
     seen = []
     for pair in record["pairs"]:
-        rounds = [math.log(taken["head"][metric]) - math.log(taken["base"][metric]) for taken in pair["rounds"]]
+        having = [taken for taken in pair["rounds"] if metric in taken["head"] and metric in taken["base"]]
+        rounds = [math.log(taken["head"][metric]) - math.log(taken["base"][metric]) for taken in having]
         seen.append([pair_of(rounds[:count]) for count in PAIRED_ROUNDS if count <= len(rounds)])
     return _pairs(seen)
 

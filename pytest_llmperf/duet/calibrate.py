@@ -14,9 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from pytest_llmperf.baselines.schema import Calibration, Pairs
-from pytest_llmperf.duet.alternation import SIDES, PairedRound, Side, differences, pair, take
-from pytest_llmperf.duet.worker import Job, Ready
+from pytest_llmperf.duet.pairs import PairedRound, differences, metrics_of, take
+from pytest_llmperf.duet.script import SIDES, Side
+from pytest_llmperf.duet.sides import Conductor, pairs_of
+from pytest_llmperf.duet.turns import Values
+from pytest_llmperf.duet.worker import Job, Ready, pair
 from pytest_llmperf.errors import MeasurementError
+from pytest_llmperf.metrics import CATALOGUE
 from pytest_llmperf.model import plain
 from pytest_llmperf.verdict.comparison import PAIRED_ROUNDS, Noise, pair_of, precise
 
@@ -44,7 +48,7 @@ def take_pairs(
 
     Args:
         rounds: paired rounds of each; None takes as many as its precision needs.
-        begun: told, once the first round is over, what a process says of itself and the most seconds all will take.
+        begun: told, once the first pair is ready, what a process says of itself and the most seconds all will take.
 
     Raises:
         LlmperfError: a process could not be started, or ended.
@@ -54,24 +58,26 @@ def take_pairs(
     for number, first in zip(range(1, count + 1), itertools.cycle(SIDES), strict=False):
         began = time.monotonic()
         progress(f"pair {number} of {count}: starting two processes")
-        with pair(job, job, first=first, seed=number) as running:
-            started = time.monotonic()
-            served = [running.round()]
-            ready = running.ready(first)
+        with pair(job, first) as workers:
+            ready = workers[first].ready
+            conductor = Conductor(workers, {side: worker.ready.pace for side, worker in workers.items()}, job.workload)
+            drawn = conductor.scripts(seed=number)
             if not taken:
-                begun(ready, count * (started - began + most * (time.monotonic() - started)))
+                begun(ready, count * (time.monotonic() - began + most * conductor.seconds(next(drawn[0]))))
             progress(f"pair {number} of {count}: {f'{rounds} rounds' if rounds else f'up to {most} rounds'}")
-            taken.append(TakenPair(first, take(running.round, _precise, rounds, served)))
+            served = take(conductor.round, drawn, _precise, rounds=rounds, most=most)
+            taken.append(TakenPair(first, [PairedRound(_gating(each.base), _gating(each.head)) for each in served]))
     return ready, taken
 
 
-def _precise(rounds: Sequence[PairedRound]) -> bool:
-    return all(precise(pair_of(differences(rounds, metric)), _FINEST) for metric in metrics_of(rounds))
+def _gating(values: Values) -> Values:
+    """Without what is compared by default with nothing."""
+    return {name: value for name, value in values.items() if CATALOGUE[name].gates}
 
 
-def metrics_of(rounds: Sequence[PairedRound]) -> list[str]:
-    """The metrics that every round has."""
-    return [name for name in rounds[0].base if all(name in each.base and name in each.head for each in rounds)]
+def _precise(rounds: Sequence[PairedRound], metrics: Sequence[str]) -> bool:
+    found = pairs_of(rounds, [name for name in metrics if CATALOGUE[name].gates])
+    return all(precise(each, _FINEST) for each in found.values())
 
 
 def calibration(ready: Ready, taken: Sequence[TakenPair], recorded: str) -> Calibration:
@@ -80,7 +86,8 @@ def calibration(ready: Ready, taken: Sequence[TakenPair], recorded: str) -> Cali
     Raises:
         MeasurementError: there is nothing in them that is timed.
     """
-    names = metrics_of([each for pair_ in taken for each in pair_.rounds])
+    found = [metrics_of(each.rounds) for each in taken]
+    names = [name for name in found[0] if all(name in names for names in found)]
     if not names:
         raise MeasurementError(f"{ready.target} shows no time that could be compared")
     return Calibration(
@@ -99,7 +106,11 @@ def workload_of(ready: Ready) -> dict[str, Any]:
 
 def _pairs(taken: Sequence[TakenPair], metric: str) -> Pairs:
     estimates = [pair_of(differences(each.rounds, metric)) for each in taken]
-    processes = [[math.log(side[metric]) for side in sides] for each in taken for sides in _sides(each.rounds)]
+    processes = [
+        [math.log(values[metric]) for values in side if metric in values]
+        for each in taken
+        for side in _sides(each.rounds)
+    ]
     between_rounds = [statistics.variance(logs) for logs in processes if len(logs) > 1]
     return Pairs(
         differences=[short(estimate.difference) for estimate in estimates],
@@ -135,7 +146,4 @@ def write_traces(path: Path, ready: Ready, taken: Sequence[TakenPair], recorded:
 
 def _traced(taken: PairedRound) -> dict[str, Any]:
     sides = {"base": taken.base, "head": taken.head}
-    return {
-        "first": taken.first,
-        **{side: {metric: short(value) for metric, value in served.items()} for side, served in sides.items()},
-    }
+    return {side: {metric: short(value) for metric, value in values.items()} for side, values in sides.items()}

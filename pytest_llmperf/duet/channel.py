@@ -17,13 +17,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from pytest_llmperf.errors import LlmperfError, MeasurementError
+from pytest_llmperf.errors import LlmperfError, MeasurementError, UsageError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Message = Mapping[str, Any]
 FAULT = "fault"
-"""Said in place of an answer: the other end met an error, and what it is."""
+"""Said in place of an answer: the other end met an error, `why`, and whether it is `misuse`."""
 _LINES_SHOWN = 3
 
 
@@ -72,6 +75,7 @@ class Channel:
             TimeoutError: it said nothing in that time.
             ClosedError: it has closed, or said something else.
             FaultError: the other end met an error.
+            UsageError: that error is what this end asked for.
         """
         try:
             line = self._heard.get(timeout=patience)
@@ -86,7 +90,7 @@ class Channel:
         except (ValueError, TypeError, KeyError):
             raise ClosedError(f"said what nobody can read: {line[:80]!r}") from None
         if said == FAULT:
-            raise FaultError(str(message.get("why")))
+            raise (UsageError if message.get("misuse") else FaultError)(str(message.get("why")))
         if said not in expected:
             raise ClosedError(f"said {said!r} where {' or '.join(expected)} was expected")
         return dict(message)
@@ -185,7 +189,7 @@ class Process:
         self._channel.close()
         self._said.close()
 
-    def __enter__(self) -> Process:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

@@ -50,6 +50,7 @@ def take(
     *,
     settled: Callable[[], bool] = lambda: True,
     rounds: int | None = None,
+    most: int = MOST_ROUNDS,
     seconds: float = math.inf,
     clock: Clock = time.monotonic,
 ) -> list[PairedRound]:
@@ -59,12 +60,13 @@ def take(
         scripts: of whole rounds, and of prefills alone.
         settled: whether whole rounds are wanted for no other reason.
         rounds: exactly so many whole rounds, and nothing else.
+        most: rounds of both kinds together.
     """
     whole, alone = scripts
     started = clock()
     taken: list[PairedRound] = []
     next_look = PAIRED_ROUNDS[0]
-    while len(taken) < (rounds or MOST_ROUNDS):
+    while len(taken) < (rounds or most):
         taken.append(serve(next(whole)))
         if rounds is not None or len(taken) < next_look:
             continue
@@ -73,7 +75,7 @@ def take(
         if clock() - started >= seconds or (settled() and enough(taken, of_whole)):
             break
     next_look = len(taken)
-    while rounds is None and clock() - started < seconds and len(taken) < MOST_ROUNDS:
+    while rounds is None and clock() - started < seconds and len(taken) < most:
         if len(taken) >= next_look:
             next_look = math.ceil(1.5 * next_look)
             if enough(taken, [name for name in metrics_of(taken) if name in OF_PREFILL]):

@@ -1,24 +1,25 @@
-"""The two ends of a duet: base does what it is told, head says what and takes part itself."""
+"""The ends of a duet: a side that is told what to do, and who tells it, a side itself or a third that looks on."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from pytest_llmperf.duet.channel import Message
 from pytest_llmperf.duet.pairs import PairedRound, differences, take
-from pytest_llmperf.duet.script import Pace, Script, Side, scripts
+from pytest_llmperf.duet.script import Pace, Script, Side, other, scripts
 from pytest_llmperf.duet.turns import Player, Values
 from pytest_llmperf.measure import Serving
 from pytest_llmperf.measure.rounds import Need
-from pytest_llmperf.model import Round
+from pytest_llmperf.model import Round, Workload
 from pytest_llmperf.verdict.comparison import Pair, pair_of
 
 PATIENCE_S = 60.0
-"""For any answer within a round, beside twenty times what it should take."""
+"""For any answer within a round, beside twenty times what the round should take."""
 
 
 class Line(Protocol):
@@ -93,26 +94,72 @@ class Lead:
     def _round(self, player: Player, script: Script, serving: Serving) -> PairedRound:
         serving.progress(f"round {len(self.own) + 1}, base and head in turns")
         player.prepare(script)
-        pace, tokens = self.pace, serving.workload.output_tokens
-        patience = PATIENCE_S + 20 * (pace.ttft * (script.prefills + 1) + pace.gap * tokens)
-        self.base.tell("round", script=dataclasses.asdict(script))
-        self.base.hear("set", patience=patience)
+        patience = _patience(_seconds(script, self.pace, serving.workload))
+        _prepare(self.base, script, patience)
         served = player.play(lambda: self.base.tell("go"), lambda: self.base.hear("go", patience=patience))
         if served.whole:
             self.own.append(Round((served.whole,)))
-        self.base.tell("report")
-        values = self.base.hear("values", patience=patience)["values"]
-        return PairedRound(_numbers(values), served.values)
+        return PairedRound(_values(self.base, patience), served.values)
 
     def _enough(self, rounds: Sequence[PairedRound], metrics: Sequence[str]) -> bool:
         found = pairs_of(rounds, metrics)
         return all(self.precise(name, found[name]) for name in found)
 
 
+@dataclass(frozen=True)
+class Conductor:
+    """Lets two sides take turns that both only follow.
+
+    Args:
+        lines: to each, which is ready.
+    """
+
+    lines: Mapping[Side, Line]
+    paces: Mapping[Side, Pace]
+    workload: Workload
+
+    def scripts(self, seed: int) -> tuple[Iterator[Script], Iterator[Script]]:
+        return scripts(list(self.paces.values()), self.workload.output_tokens, seed)
+
+    def seconds(self, script: Script) -> float:
+        """About what a round takes."""
+        return sum(_seconds(script, pace, self.workload) for pace in self.paces.values())
+
+    def round(self, script: Script) -> PairedRound:
+        patience = _patience(self.seconds(script))
+        first, last = script.order[0], script.order[-1]
+        for side in (other(first), first):  # the latter begins as soon as it is set
+            _prepare(self.lines[side], script, patience)
+        for before, after in itertools.pairwise(script.order):
+            if before != after:
+                self.lines[before].hear("go", patience=patience)
+                self.lines[after].tell("go")
+        values = {side: _values(self.lines[side], patience) for side in (last, other(last))}
+        return PairedRound(**values)
+
+
+def _prepare(line: Line, script: Script, patience: float) -> None:
+    line.tell("round", script=dataclasses.asdict(script))
+    line.hear("set", patience=patience)
+
+
+def _values(line: Line, patience: float) -> Values:
+    """What a side found in a round that is over."""
+    line.tell("report")
+    values = line.hear("values", patience=patience)["values"]
+    return {str(name): float(value) for name, value in values.items()}
+
+
+def _seconds(script: Script, pace: Pace, workload: Workload) -> float:
+    """About what a side's turns of a round take."""
+    return pace.ttft * (script.prefills + script.warm) + script.decodes * pace.gap * workload.output_tokens
+
+
+def _patience(seconds: float) -> float:
+    """How long to wait for any answer within a round that should take so long."""
+    return PATIENCE_S + 20 * seconds
+
+
 def pairs_of(rounds: Sequence[PairedRound], metrics: Sequence[str]) -> dict[str, Pair]:
     """By metric, what a pair of processes comes to."""
     return {name: pair_of(found) for name in metrics if (found := differences(rounds, name))}
-
-
-def _numbers(values: Mapping[str, Any]) -> Values:
-    return {str(name): float(value) for name, value in values.items()}

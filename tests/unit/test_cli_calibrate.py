@@ -18,8 +18,9 @@ from pytest_llmperf.baselines.noise import noise_of
 from pytest_llmperf.baselines.store import Store
 from pytest_llmperf.cli import calibrate as cli_calibrate
 from pytest_llmperf.cli import main
-from pytest_llmperf.duet.alternation import PairedRound
 from pytest_llmperf.duet.calibrate import TakenPair
+from pytest_llmperf.duet.pairs import PairedRound
+from pytest_llmperf.duet.script import Pace
 from pytest_llmperf.duet.worker import Ready
 from pytest_llmperf.model import Environment, Workload
 from tests.fakes import TINY
@@ -43,9 +44,9 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     def take_pairs(job: Any, count: int, rounds: int | None, *, begun: Any, progress: Any) -> Any:
         asked.append((job, count, rounds))
-        ready = Ready(job.reference.id, job.workload, ENVIRONMENT)
+        ready = Ready(job.reference.id, job.workload, ENVIRONMENT, Pace(0.002, 0.01, rests=True))
         begun(ready, 150.0)
-        taken = [PairedRound("base", {"tpot_ms": 2.0 + k % 3 / 10}, {"tpot_ms": 2.0 + k % 2 / 10}) for k in range(8)]
+        taken = [PairedRound({"tpot_ms": 2.0 + k % 3 / 10}, {"tpot_ms": 2.0 + k % 2 / 10}) for k in range(8)]
         return ready, [TakenPair("base", taken)] * count
 
     monkeypatch.setattr(cli_calibrate, "take_pairs", take_pairs)
@@ -134,6 +135,16 @@ def test_a_broken_noise_file_ends_it_before_any_more_time_goes_into_it(
     assert path.read_text() == '{"schema": 1, "calibrations": 7}'
 
 
+def test_what_only_the_processes_find_to_be_misuse_is_exit_status_4_as_well(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    status, out, err = calibrate(capfd, "random:gpt2?n_layr=2", *SMALL)
+    assert (status, out) == (4, "")
+    assert "n_layr" in err.splitlines()[-1]
+    assert "Traceback" not in err
+    assert not psutil.Process().children(recursive=True)
+
+
 def test_a_target_that_cannot_be_loaded_is_one_sentence_and_exit_status_1(capfd: pytest.CaptureFixture[str]) -> None:
     status, out, err = calibrate(capfd, "./missing", *SMALL)
     assert (status, out) == (1, "")
@@ -180,6 +191,7 @@ def test_ctrl_c_ends_it_and_its_processes_and_stores_nothing(folder: Path) -> No
     assert "takes at most" in said[1]
     children = psutil.Process(running.pid).children(recursive=True)
     assert len(children) == 2
+    assert not {os.getpgid(child.pid) for child in children} & {running.pid}, "each is to be ended with all it started"
     os.killpg(running.pid, signal.SIGINT)  # as a terminal does: to every process
     out, err = running.communicate(timeout=60)
     assert (running.returncode, out, err) == (130, "", "llmperf: interrupted\n")
