@@ -30,6 +30,16 @@ class Base(Child):
         """Module → why it could not be collected."""
         self._reports: list[pytest.TestReport] = []
 
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_cmdline_main(self, config: pytest.Config) -> None:
+        super().pytest_cmdline_main(config)
+        config.option.verbose = -1
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_report_teststatus(self) -> tuple[str, str, str]:
+        """Nothing: what it prints last is why it ended, where it did."""
+        return "", "", ""
+
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if report.failed:
             self._faults[report.nodeid] = last_line(report)
@@ -50,7 +60,8 @@ class Base(Child):
                 following = next((items[id_] for id_ in message["upcoming"] if id_ in items), None)
                 self._run(session, items[message["id"]], following)
             else:
-                self.line.tell("done", outcome="missing")
+                fault = self._faults.get(message["id"].partition("::")[0], "")
+                self.line.tell("done", outcome="missing", why=fault)
 
     def _run(self, session: pytest.Session, item: pytest.Item, following: pytest.Item | None) -> None:
         """One test with its fixtures; what it leaves set up is what the following one shares with it."""
