@@ -85,10 +85,16 @@ class Project:
     def __init__(self, folder: Path, base: Mapping[str, str], head: Mapping[str, str] | None = None) -> None:
         self.temporary = folder.parent / f"temporary of {folder.name}"
         self.temporary.mkdir()
-        self.folder = repository(folder, {"pytest.ini": INI, "engine.py": FAST, **base})
+        own = any(name.endswith("engine.py") for name in base)
+        self.folder = repository(folder, {"pytest.ini": INI, **({} if own else {"engine.py": FAST}), **base})
         git(folder, "tag", "base")
         if head is not None:
-            commit(folder, head)
+            self.commit(head)
+
+    def commit(self, files: Mapping[str, str], tag: str = "head") -> None:
+        """Commit all there is, and tag it."""
+        commit(self.folder, files)
+        git(self.folder, "tag", "--force", tag)
 
     @property
     def environ(self) -> dict[str, str]:
