@@ -63,6 +63,8 @@ class Partner:
         self._test = ""
         self._heard: Message | None = None
         """Where base stands in the test that it runs: `ready` to measure, or `done`."""
+        self._passed: list[str] = []
+        """What it measured by itself on the way there."""
 
     def launch(self) -> None:
         """Start base's process now, if it is not started, without waiting for it."""
@@ -91,6 +93,7 @@ class Partner:
             self.leave()
             self.tell("test", id=test, upcoming=list(self._upcoming(test)))
             self._test = test
+            self._passed.clear()
             self._heard = self.hear("ready", "done", patience=PATIENCE_S)
 
     def reach(self, test: str, key: str) -> Reached | Absent:
@@ -106,6 +109,7 @@ class Partner:
                 return self._absent(self._heard, key)
             if self._heard["key"] == key:
                 return Reached(Pace(**self._heard["pace"]), self._heard["workload"])
+            self._passed.append(self._heard["key"])
             self._go_on("alone")
 
     def measured(self) -> Mapping[str, Any]:
@@ -161,9 +165,12 @@ class Partner:
     def _absent(self, done: Message, key: str) -> Absent:
         outcome, why = done["outcome"], done.get("why", "")
         if outcome == "missing":
-            return Absent("it has no such test", missing=True)
+            return Absent(f"it cannot collect the test: {why}" if why else "it has no such test", missing=True)
         if outcome == "passed":
-            return Absent(f"its test does not measure {key.removeprefix(self._test).removeprefix('::') or 'this'}")
+            label = key.removeprefix(self._test).removeprefix("::") or "this"
+            if key in self._passed:
+                return Absent(f"its test measures {label} earlier: both must measure in the same order")
+            return Absent(f"its test does not measure {label}")
         told = {"failed": "its test fails", "skipped": "its test is skipped"}
         return Absent(": ".join(filter(None, [told.get(outcome, outcome), why])), no_room=bool(done.get("no_room")))
 

@@ -40,6 +40,16 @@ class Base(Child):
         there = None if here.exists() else self._worktree.in_head(here)
         return Pretrained(str(there)) if there is not None and there.exists() else reference
 
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_cmdline_main(self, config: pytest.Config) -> None:
+        super().pytest_cmdline_main(config)
+        config.option.verbose = -1
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_report_teststatus(self) -> tuple[str, str, str]:
+        """Nothing: what it prints last is why it ended, where it did."""
+        return "", "", ""
+
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if report.failed:
             self._faults[report.nodeid] = last_line(report)
@@ -60,7 +70,8 @@ class Base(Child):
                 following = next((items[id_] for id_ in message["upcoming"] if id_ in items), None)
                 self._run(session, items[message["id"]], following)
             else:
-                self.line.tell("done", outcome="missing")
+                fault = self._faults.get(message["id"].partition("::")[0], "")
+                self.line.tell("done", outcome="missing", why=fault)
 
     def _run(self, session: pytest.Session, item: pytest.Item, following: pytest.Item | None) -> None:
         """One test with its fixtures; what it leaves set up is what the following one shares with it."""
