@@ -127,16 +127,19 @@ class Project:
 
     def left(self) -> list[str]:
         """What runs have left behind: files, records of git, processes."""
-        files = [path.name for path in self.temporary.iterdir()]
-        worktrees = git(self.folder, "worktree", "list").splitlines()[1:]
-        return files + worktrees + [str(process) for process in self._processes()]
+        return [path.name for path in self.temporary.iterdir()] + self.worktrees() + self.processes()
 
-    def _processes(self) -> list[psutil.Process]:
+    def worktrees(self) -> list[str]:
+        """Those beside the checkout itself."""
+        return git(self.folder, "worktree", "list").splitlines()[1:]
+
+    def processes(self) -> list[str]:
+        """Those that still run of those which runs have started, and runs themselves."""
         found = []
         for process in psutil.process_iter():
             try:
                 if process.environ().get("TMPDIR") == str(self.temporary) and process.status() != "zombie":
-                    found.append(process)
+                    found.append(str(process))
             except psutil.Error:  # another user's, or gone by now
                 continue
         return found
