@@ -244,5 +244,9 @@ def python(module: str, interpreter: str | None = None, path: Sequence[str] | No
         interpreter: another one than this process's, which then has a path of its own.
         path: `sys.path` of the new process, this one's unless given.
     """
-    setting = "" if interpreter else f"import sys; sys.path[:] = {list(sys.path if path is None else path)!r}; "
+    package = __name__.partition(".")[0]
+    own = str(Path(__file__).parents[2])  # the tool stays this one, also where it is the project itself
+    places = list(sys.path if path is None else path)
+    found = f"import sys; sys.path.insert(0, {own!r}); import {package}; sys.path[:] = {places!r}; "
+    setting = "" if interpreter else found
     return [interpreter or sys.executable, "-c", f"{setting}from {module} import main; raise SystemExit(main())"]

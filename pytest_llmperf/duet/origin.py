@@ -31,7 +31,7 @@ def import_roots(
         if "." not in name
         for file in _files(module)
     ]
-    own = [folder.relative_to(worktree.head) for folder in (*entries, *loaded) if _own(worktree, folder)]
+    own = [folder.relative_to(worktree.head) for folder in (*entries, *loaded) if is_heads(worktree, folder)]
     ordered = dict.fromkeys([*(each for each in own if each != Path()), Path("src"), Path()])
     return [folder for inside in ordered if (folder := worktree.root / inside).is_dir()]
 
@@ -47,7 +47,7 @@ def strangers(
     Args:
         roots: what base was to look in first.
     """
-    entries = [folder for folder in (Path(entry).resolve() for entry in path) if _own(worktree, folder)]
+    entries = [folder for folder in (Path(entry).resolve() for entry in path) if is_heads(worktree, folder)]
     names = {name for root in roots for name in _names(root)} - _NOT_THE_PROJECT - {_TOOL}
     found = []
     for name, module in _modules(modules):
@@ -55,7 +55,7 @@ def strangers(
         if name.partition(".")[0] == _TOOL or any(file.is_relative_to(worktree.root) for file in files):
             continue
         for place in files:
-            if _own(worktree, place):
+            if is_heads(worktree, place):
                 found.append(f"{name} is head's, {place}: {_why(worktree, place, entries)}")
             elif name.partition(".")[0] in names and _has(roots, name):
                 found.append(
@@ -89,7 +89,7 @@ def _files(module: Mapping[str, object]) -> list[Path]:
     return [Path(name).resolve() for name in named if isinstance(name, str) and Path(name).is_absolute()]
 
 
-def _own(worktree: Worktree, place: Path) -> bool:
+def is_heads(worktree: Worktree, place: Path) -> bool:
     """Whether a place is in head's checkout, and not in an environment that lies there."""
     if not place.is_relative_to(worktree.head):
         return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -15,12 +16,12 @@ from typing import Any
 import pytest
 
 from pytest_llmperf.duet.channel import Process, python
-from pytest_llmperf.duet.origin import import_roots
+from pytest_llmperf.duet.origin import import_roots, is_heads
 from pytest_llmperf.duet.overlay import overlay
-from pytest_llmperf.duet.partner import PATIENCE_S, Absent, Partner, Reached
-from pytest_llmperf.duet.repository import Base
+from pytest_llmperf.duet.partner import PATIENCE_S, Absent, BaseError, Partner, Reached
+from pytest_llmperf.duet.repository import Base, outside_hooks
 from pytest_llmperf.duet.worktree import CheckedOut, Worktree, check_out, set_up, within
-from pytest_llmperf.errors import LlmperfError, MeasurementError
+from pytest_llmperf.errors import MeasurementError, UsageError
 from pytest_llmperf.plugin import fresh
 from pytest_llmperf.plugin.base import PROTOCOL
 from pytest_llmperf.plugin.child import resolved_options
@@ -32,7 +33,7 @@ OPPOSITE = pytest.StashKey["Opposite"]()
 Tell = Callable[[str], None]
 _HINT = (
     "if base needs other packages than head, ini llmperf_base_setup (such as `uv sync`) and llmperf_base_python give "
-    "it an environment of its own"
+    "it an environment of its own; --llmperf-base-tests=head has it run head's tests"
 )
 
 
@@ -107,7 +108,7 @@ class Calls:
     def launch(self) -> Process:
         """A process that begins to collect."""
         folder = Path(tempfile.mkdtemp(prefix="llmperf-"))
-        self._config.add_cleanup(lambda: _forget(folder))
+        self._config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
         root = self._code.worktree.counterpart(self._config.rootpath)
         tests = [str(root / module) for module in self._modules if (root / module).is_file()]
         if not tests:  # nothing to collect, which pytest would take for the whole folder
@@ -122,14 +123,15 @@ class Calls:
         """The process once it has collected, ready to run tests.
 
         Raises:
-            LlmperfError: it could not get so far.
+            BaseError: it could not get so far.
+            FaultError: it would run other code than base's.
         """
         try:
             hello = process.hear("collected", patience=PATIENCE_S)
         except MeasurementError as error:
             told = fresh.reason(process.output())
             process.close()
-            raise LlmperfError(f"{str(error).partition(':')[0]}: {told}; {_HINT}") from None
+            raise BaseError(f"{str(error).partition(':')[0]}: {told}; {_HINT}") from None
         except BaseException:
             process.close()
             raise
@@ -145,7 +147,7 @@ class Calls:
             fault = f"it cannot collect {module}: {why}; {_HINT}"
         if fault:
             process.close()
-            raise LlmperfError(f"base {self._code.said}: {fault}")
+            raise BaseError(f"base {self._code.said}: {fault}")
 
     def measured(self, nodeid: str, patience: float) -> fresh.Results:
         """What a fresh process measures in that test on base's code, by itself.
@@ -177,19 +179,13 @@ class Calls:
         given = option(self._config, "base_python")
         if given:
             return python(module, str(self._code.worktree.counterpart(self._config.rootpath) / given))
-        elsewhere = [entry for entry in sys.path if entry and not self._is_heads(entry)]
+        elsewhere = [entry for entry in sys.path if entry and not is_heads(self._code.worktree, Path(entry).resolve())]
         return python(module, path=[*self._code.roots, *elsewhere])
 
     def _environ(self) -> dict[str, str]:
         before = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
-        path = [*self._code.roots, *(entry for entry in before if not self._is_heads(entry))]
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_CURRENT")}
-        return {**kept, "PYTHONPATH": os.pathsep.join(path)}
-
-    def _is_heads(self, entry: str) -> bool:
-        """Whether it is a folder of head's code: an environment in head's checkout holds the packages of both."""
-        inside = within(Path(entry), self._code.worktree.head)
-        return inside is not None and not {"site-packages", "dist-packages"} & set(inside.parts)
+        others = [entry for entry in before if not is_heads(self._code.worktree, Path(entry).resolve())]
+        return {**outside_hooks(), "PYTHONPATH": os.pathsep.join([*self._code.roots, *others])}
 
 
 def _moved(worktree: Worktree, argument: str) -> str:
@@ -202,12 +198,6 @@ def _moved(worktree: Worktree, argument: str) -> str:
         return argument
     moved = worktree.counterpart(place)
     return argument.replace(str(place), str(moved), 1) if moved.exists() else argument
-
-
-def _forget(folder: Path) -> None:
-    import shutil
-
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 class Opposite:
@@ -258,7 +248,10 @@ class Opposite:
         while isinstance(found, Absent) and found.missing and self._at + 1 < len(self._codes):
             self.line.release()
             self._at += 1
-            found = self.line.reach(test, key)
+            try:
+                found = self.line.reach(test, key)
+            except UsageError as error:  # head's tests could not be put there
+                raise BaseError(str(error)) from None
         if isinstance(found, Absent) and self.code.tests == "head":
             return dataclasses.replace(found, reason=f"head's test on its code: {found.reason}")
         return found
