@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from pytest_llmperf.measure import Effort, Serving, requests, server
 from pytest_llmperf.model import Trace, Unknown, Workload
 from pytest_llmperf.targets import Clock, Request
 from pytest_llmperf.targets.device import MemoryTrack
@@ -124,3 +125,13 @@ class FakeTarget:
 
     def kv_cache_bytes(self, request: Request) -> int | Unknown:
         return self.kv_cache
+
+
+def serving(target: FakeTarget, workload: Workload, **effort: Any) -> Serving:
+    """The target, warm, on its own clock."""
+    upcoming = requests(target, workload)
+    serve = server(target, upcoming, target.clock)
+    prefills = requests(target, Workload(workload.prompt_tokens, 1), 1_000_001)
+    return Serving(
+        target, workload, Effort(**effort), upcoming, prefills, serve, [serve()], target.clock, lambda stage: None
+    )

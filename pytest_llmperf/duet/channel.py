@@ -120,7 +120,9 @@ class Process:
     Args:
         command: it speaks through `own_channel()`.
         name: what errors call it.
-        output: where all goes that it prints; a file of its own unless given.
+
+    Raises:
+        MeasurementError: it cannot be started.
     """
 
     def __init__(

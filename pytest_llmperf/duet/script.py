@@ -97,8 +97,8 @@ def scripts(paces: Sequence[Pace], output_tokens: int, seed: int) -> tuple[Itera
 
 
 def _blocks(gaps: int, usual: int) -> tuple[int, ...]:
-    """`gaps` in turns of about the usual size, as equal as can be."""
-    count = max(1, round(gaps / usual))
+    """`gaps` in turns of about the usual size, as equal as can be, and none too short where there is more than one."""
+    count = max(1, min(round(gaps / usual), gaps // FEWEST_TOKENS))
     return tuple(gaps * (index + 1) // count - gaps * index // count for index in range(count))
 
 

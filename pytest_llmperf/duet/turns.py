@@ -62,6 +62,11 @@ class Turns:
             self._give()
         self._skip_the_others()
 
+    def end(self) -> None:
+        """Have this side's last turn, and those that it had no tokens for."""
+        while self._side in self._left:
+            self.pass_on()
+
     def _skip_the_others(self) -> None:
         if self._side in self._left and self._left[0] != self._side:
             self._wait()
@@ -125,7 +130,7 @@ class Player:
             turns.begin()
             prefills = [target.run(request, self._serving.clock) for request in self._short]
             whole = self._generate(self._whole, script, turns) if self._whole else None
-            turns.pass_on()
+            turns.end()
         return Served(whole, tuple(prefills[script.warm :]))
 
     def _generate(self, request: Request, script: Script, turns: Turns) -> Trace:
@@ -165,6 +170,8 @@ def pace_of(serving: Serving, sleep: Callable[[float], None] = time.sleep) -> Pa
 
     trace = serving.target.run(next(serving.upcoming), clock, rest)
     waited = arrived >= paused_after and len(trace.gaps) >= paused_after
+    if usual.counts or trace.counts:  # several tokens at a time, as it comes: both sides would not switch at the same
+        waited = False
     return Pace(gap, ttft, rests=waited and trace.gaps[paused_after - 1] > gap / 2)
 
 
