@@ -269,8 +269,8 @@ def hints(results: Sequence[Result]) -> list[str]:
     if len(unsure) > _MOST_UNSURE:
         lines.append(f"and {len(unsure) - _MOST_UNSURE} more like that (-v shows them)")
     lines += dict.fromkeys(f"not measured again: {result.unconfirmed}" for result in results if result.unconfirmed)
-    undecided = [result for result in results if result.undecided and any(_is_open(row) for row in result.rows)]
-    lines += [f"{result.key}: undecided, {result.undecided}" for result in undecided]
+    undecided = Counter(result.undecided for result in results if any(_is_open(row) for row in result.rows))
+    lines += [f"{count} undecided: {reason}" for reason, count in undecided.items() if reason]
     noisy = [result for result in results if not result.unconfirmed and any(_is_noisy(row) for row in result.rows)]
     lines += dict.fromkeys(SURER if result.against else SMALLER for result in noisy)
     return lines
