@@ -66,6 +66,7 @@ class Settling:
         self._fresh = fresh
         self._judge = judge
         self._run = run
+        self._undecided: list[str] = []
 
     def settled(self) -> list[Result]:
         while True:
@@ -83,7 +84,8 @@ class Settling:
         if self._gate.recording:
             wanting = any(1 + len(evidence.again) < self._gate.processes for evidence in evidences)
             return self._measure_again if wanting else None
-        wanted = any(self._is_open(row) for result in results for row in result.rows)
+        self._undecided = list(dict.fromkeys(row.metric for each in results for row in each.rows if self._is_open(row)))
+        wanted = bool(self._undecided)
         if any(evidence.against or evidence.confirming for evidence in evidences):
             untried = any(evidence.apart and not evidence.pairs for evidence in evidences)
             return self._take_pair if wanted or untried else None
@@ -121,7 +123,8 @@ class Settling:
             nonlocal taken
             taken = self._fresh.pair(self._test, SIDES[number % 2], turns=turns)
 
-        reason = self._fresh.spent() or self._tried(f"pair {number} of fresh processes, base and head", pair)
+        waiting = f" ({', '.join(self._undecided)} undecided)" if self._undecided else ""
+        reason = self._fresh.spent() or self._tried(f"pair {number}, fresh processes of base and head{waiting}", pair)
         for key, evidence in compared.items():
             if not reason and key in taken:
                 evidence.pairs.append(taken[key])

@@ -120,10 +120,13 @@ def details(result: Result, *, judged_only: bool = False, samples: bool = False)
 
 def duet(result: Result) -> str:
     """What a duet was with, and how much of it there was."""
+    if not result.pairs:
+        return result.new
+    head = result.pairs[0]["head"]
     pairs = f"{len(result.pairs)} pair{'s' * (len(result.pairs) != 1)} of processes"
     rounds = sum(pair["rounds"] for pair in result.pairs)
     how = f"{rounds} rounds in turns" if rounds else "one after the other, as both do not fit into memory at once"
-    return f"base {result.against}: " + (f"{pairs}, {how}" if result.pairs else result.new.partition(": ")[2])
+    return f"base {result.against}, head {head['commit'][:9]}{' with changes' * head['dirty']}: {pairs}, {how}"
 
 
 def _row(row: Row) -> tuple[Cell, ...]:
