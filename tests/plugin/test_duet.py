@@ -111,8 +111,9 @@ def test_a_slower_head_is_regressed_by_pairs_of_processes_and_fails_the_run(run:
     )
 
 
-def test_the_commits_are_named(project: Project, run: Ran) -> None:
-    run.has(f"llmperf: base {project.short()} (merge base with base), head {project.short('HEAD')}")
+def test_the_commits_are_named_and_how_much_was_compared(project: Project, run: Ran) -> None:
+    base = f"base {project.short()} (merge base with base)"
+    run.has(f"llmperf: {base}, head {project.short('HEAD')}", f"  {base}: [2-8] pairs of processes, * rounds in turns")
 
 
 def test_what_is_no_slower_passes(run: Ran) -> None:
@@ -141,7 +142,7 @@ def test_limits_are_judged_on_head_alone(run: Ran) -> None:
 )
 def test_what_base_cannot_measure_is_new_and_says_why(project: Project, run: Ran, test: str, reason: str) -> None:
     assert run.verdicts[test] == "NEW"
-    run.has(f"NEW: *base {project.short()} (merge base with base): *{reason}*")
+    run.has(f"NEW: test_*.py::{test}: base {project.short()} (merge base with base): *{reason}*")
 
 
 def test_a_base_that_ended_in_one_test_is_there_for_the_next(run: Ran) -> None:
