@@ -28,6 +28,14 @@ Message = Mapping[str, Any]
 FAULT = "fault"
 """Said in place of an answer: the other end met an error, `why`, and whether it is `misuse`."""
 _LINES_SHOWN = 3
+_GROUP_OF_ITS_OWN: dict[str, Any] = {}
+if sys.platform != "win32":
+    _GROUP_OF_ITS_OWN = {"process_group": 0} if sys.version_info >= (3, 11) else {"preexec_fn": os.setpgrp}
+"""Ctrl-C is this process's, which then ends the other with all it started.
+
+No session of its own, which would do the same: Linux shares a busy machine's time among sessions (sched(7), "The
+autogroup feature"), so that the other would be given more of it than this one, whose session holds much else.
+"""
 
 
 class ClosedError(LlmperfError):
@@ -143,7 +151,7 @@ class Process:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._said,
-                start_new_session=True,  # Ctrl-C is this process's, which then ends the other with all it started
+                **_GROUP_OF_ITS_OWN,
             )
         except OSError as error:
             self._said.close()
