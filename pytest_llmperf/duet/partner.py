@@ -149,7 +149,15 @@ class Partner:
         self._asked(lambda process: process.tell(say, **content))
 
     def hear(self, *expected: str, patience: float | None = None) -> Message:
-        message: Message = self._asked(lambda process: process.hear(*expected, patience=patience))
+        """As `Process.hear`.
+
+        Raises:
+            BaseError: it ended, does not answer, or came to the end of its test where it should have gone on.
+        """
+        message: Message = self._asked(lambda process: process.hear(*expected, "done", patience=patience))
+        if message["say"] == "done" and "done" not in expected:
+            self._heard = message
+            raise BaseError(self._absent(message, "").reason)
         return message
 
     def _go_on(self, how: str) -> Mapping[str, Any]:

@@ -47,7 +47,7 @@ class FakeConductor(Conductor):
         noted["orders"].append(script.order)
         noted["whole" if script.decodes else "alone"] += 1
         step = len(noted["orders"]) % 5 - 2
-        tpot = {"tpot_ms": math.exp(0.01 + self.spread * step), "latency_ms": 7.0} if script.decodes else {}
+        tpot = {"tpot_ms": math.exp(0.01 + self.spread * step), "latency_ms": math.exp(step)} if script.decodes else {}
         ttft = math.exp(self.prefills * step)
         return PairedRound({"ttft_ms": 1.0, **dict.fromkeys(tpot, 1.0)}, {"ttft_ms": ttft, **tpot})
 

@@ -72,6 +72,12 @@ def test_prefills_alone_go_on_until_they_are_precise_too(needed: int, rounds: tu
     assert {tuple(metrics) for _, metrics in course.looks} == {(DECODE,), (PREFILL,)}
 
 
+def test_prefills_are_looked_at_as_rarely_as_whole_rounds_are() -> None:
+    course = Course(decode=20, prefill=9999)
+    assert course.take() == (27, 173)
+    assert [count for count, metrics in course.looks if metrics == [PREFILL]] == [27, 41, 62, 93, 140]
+
+
 def test_prefills_that_are_precise_by_then_take_no_rounds_of_their_own() -> None:
     assert Course(decode=12, prefill=10).take() == (12, 0)
 
