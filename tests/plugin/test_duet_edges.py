@@ -274,6 +274,14 @@ def waiting_head(project: Project) -> Iterator[subprocess.Popen[str]]:
         yield process
 
 
+def soon_gone(project: Project) -> list[str]:
+    """Processes that do not end by themselves."""
+    deadline = time.monotonic() + 60
+    while (processes := project.processes()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return processes
+
+
 @needs_signals
 def test_ctrl_c_ends_base_and_removes_its_worktree_and_what_a_killed_run_left_goes_with_the_next(
     tmp_path: Path,
@@ -295,10 +303,7 @@ def test_ctrl_c_ends_base_and_removes_its_worktree_and_what_a_killed_run_left_go
     with waiting_head(project) as process:
         process.kill()
         process.communicate(timeout=60)
-    deadline = time.monotonic() + 60
-    while project.processes() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert project.processes() == [], "base hears that head has ended"
+    assert soon_gone(project) == [], "base hears that head has ended"
     [left] = project.worktrees()
     write(project.folder, {"engine.py": waiting("goes on", tmp_path)})
     run = project.against()
@@ -306,6 +311,34 @@ def test_ctrl_c_ends_base_and_removes_its_worktree_and_what_a_killed_run_left_go
     assert project.worktrees() == []
     assert not any(path.name.startswith("llmperf-base-") for path in project.temporary.iterdir())
     assert not Path(left.split()[0]).exists()
+
+
+@needs_signals
+def test_ctrl_c_in_a_fresh_pair_ends_both_of_its_processes(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    again = f"""{ENGINE}
+import os
+import pathlib
+
+def waiting(prompt_ids, output_tokens):
+    file = pathlib.Path({str(pids)!r})
+    known = set(file.read_text().split()) if file.exists() else set()
+    file.write_text(" ".join(known | {{str(os.getpid())}}))
+    if known - {{str(os.getpid())}}:
+        pathlib.Path({str(tmp_path / "begun")!r}).write_text("begun")
+        time.sleep(600)
+    yield from paced(6)(prompt_ids, output_tokens)
+
+turn = waiting
+"""
+    project = Project(tmp_path / "project", {"test_chat.py": HEAD + TURN}, {"engine.py": again})
+    with waiting_head(project) as process:
+        assert len(pids.read_text().split()) == 2
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == pytest.ExitCode.INTERRUPTED, output
+    assert soon_gone(project) == []
+    assert project.worktrees() == []
 
 
 @needs_signals
