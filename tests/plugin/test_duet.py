@@ -113,7 +113,7 @@ def test_a_slower_head_is_regressed_by_pairs_of_processes_and_fails_the_run(run:
 
 def test_the_commits_are_named_and_how_much_was_compared(project: Project, run: Ran) -> None:
     base = f"base {project.short()} (merge base with base)"
-    run.has(f"llmperf: {base}, head {project.short('HEAD')}", f"  {base}: [2-8] pairs of processes, * rounds in turns")
+    run.has(f"llmperf: {base}, head {project.short('HEAD')}", f"  {base}*: [2-8] pairs of processes, * rounds in turns")
 
 
 def test_what_is_no_slower_passes(run: Ran) -> None:

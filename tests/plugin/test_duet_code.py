@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -124,6 +125,17 @@ def test_a_setup_makes_what_git_does_not_hold_and_python_is_bases_own(tmp_path: 
     assert_compared(project, project.against())
     assert "python of base" in log.read_text()
     assert not (project.folder / "environment").exists()
+
+
+def test_a_model_that_git_ignores_is_the_one_of_head(tmp_path: Path, saved_model: Path) -> None:
+    model = """
+@llm_perf(model="models/small", prompt_tokens=4, output_tokens=4)
+def test_turn(llm):
+    llm.measure()
+"""
+    project = Project(tmp_path / "project", {".gitignore": "models/\n", "test_chat.py": HEAD + model}, {})
+    shutil.copytree(saved_model, project.folder / "models" / "small")
+    assert_compared(project, project.against())
 
 
 def test_a_setup_that_fails_fails_the_run_and_is_named(tmp_path: Path) -> None:

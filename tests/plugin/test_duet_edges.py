@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.plugin.duets import ENGINE, HEAD, SLOW, TURN, Project
+from tests.plugin.duets import ENGINE, FAST, HEAD, SLOW, TURN, Project
 from tests.repositories import commit, git, repository, write
 
 OK, FAILED, MISUSE = pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.USAGE_ERROR
@@ -100,6 +100,65 @@ def test_what_it_does_not_go_with_is_told_before_anything_runs(
     result = suite.runpytest(*([] if ini else ["--llmperf-against=base"]), *arguments)
     assert result.ret == MISUSE
     result.stderr.fnmatch_lines([f"ERROR: --llmperf-against=base {error}"])
+
+
+def test_a_run_that_measures_nothing_is_no_comparison(suite: pytest.Pytester) -> None:
+    suite.makepyfile(test_plain="def test_plain():\n    pass\n")
+    result = suite.runpytest("--llmperf-against=base")
+    assert result.ret == pytest.ExitCode.NO_TESTS_COLLECTED
+    result.stdout.fnmatch_lines(["llmperf: nothing was measured, where something was to be compared with a base"])
+
+
+CALLED = f"""{HEAD}
+@pytest.mark.parametrize("name", ["x::y", "[é] 'q'", "a/b.py"])
+@llm_perf(model=stream(engine.slower), output_tokens=10)
+def test_turn(llm, name, size):
+    llm.measure(prompt_tokens=size)
+
+TRIED = []
+
+@pytest.mark.flaky(reruns=1)
+@llm_perf(**TURN)
+def test_again(llm):
+    llm.measure("first")
+    if not TRIED and not engine.BASE:
+        TRIED.append(1)
+        raise ValueError
+    llm.measure("second")
+"""
+OPTION = """
+import pytest
+
+def pytest_addoption(parser):
+    parser.addoption("--size", type=int)
+
+@pytest.fixture(scope="session")
+def size(request):
+    return request.config.getoption("--size") + 0
+"""
+
+
+def test_a_call_from_below_with_options_of_a_conftest_odd_parameters_and_a_rerun(tmp_path: Path) -> None:
+    pytest.importorskip("pytest_rerunfailures")
+    project = Project(
+        tmp_path / "project",
+        {
+            "engine.py": f"{FAST}slower, BASE = paced(2), True\n",
+            "tests/conftest.py": OPTION,
+            "tests/test_chat.py": CALLED,
+        },
+        {"engine.py": f"{FAST}slower, BASE = paced(6), False\n"},
+    )
+    arguments = ("--size=8", "--deselect=tests/test_chat.py::test_turn[a/b.py]", "test_chat.py")
+    run = project.against(*arguments, folder=project.folder / "tests", PYTHONPATH=os.pathsep.join(["..", *sys.path]))
+    assert run.status == FAILED
+    run.has(
+        "  test_turn[[]x::y[]] * REGRESSED",
+        "  test_turn[[][[]\\xe9[]] 'q'[]] * REGRESSED",
+        "*2 failed, 1 passed, 1 deselected, 1 rerun in *",
+    )
+    assert {run.verdicts["test_again::first"], run.verdicts["test_again::second"]} <= set(COMPARED)
+    assert project.left() == []
 
 
 # Fixtures of base
@@ -215,6 +274,14 @@ def waiting_head(project: Project) -> Iterator[subprocess.Popen[str]]:
         yield process
 
 
+def soon_gone(project: Project) -> list[str]:
+    """Processes that do not end by themselves."""
+    deadline = time.monotonic() + 60
+    while (processes := project.processes()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return processes
+
+
 @needs_signals
 def test_ctrl_c_ends_base_and_removes_its_worktree_and_what_a_killed_run_left_goes_with_the_next(
     tmp_path: Path,
@@ -236,10 +303,7 @@ def test_ctrl_c_ends_base_and_removes_its_worktree_and_what_a_killed_run_left_go
     with waiting_head(project) as process:
         process.kill()
         process.communicate(timeout=60)
-    deadline = time.monotonic() + 60
-    while project.processes() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert project.processes() == [], "base hears that head has ended"
+    assert soon_gone(project) == [], "base hears that head has ended"
     [left] = project.worktrees()
     write(project.folder, {"engine.py": waiting("goes on", tmp_path)})
     run = project.against()
@@ -247,6 +311,34 @@ def test_ctrl_c_ends_base_and_removes_its_worktree_and_what_a_killed_run_left_go
     assert project.worktrees() == []
     assert not any(path.name.startswith("llmperf-base-") for path in project.temporary.iterdir())
     assert not Path(left.split()[0]).exists()
+
+
+@needs_signals
+def test_ctrl_c_in_a_fresh_pair_ends_both_of_its_processes(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    again = f"""{ENGINE}
+import os
+import pathlib
+
+def waiting(prompt_ids, output_tokens):
+    file = pathlib.Path({str(pids)!r})
+    known = set(file.read_text().split()) if file.exists() else set()
+    file.write_text(" ".join(known | {{str(os.getpid())}}))
+    if known - {{str(os.getpid())}}:
+        pathlib.Path({str(tmp_path / "begun")!r}).write_text("begun")
+        time.sleep(600)
+    yield from paced(6)(prompt_ids, output_tokens)
+
+turn = waiting
+"""
+    project = Project(tmp_path / "project", {"test_chat.py": HEAD + TURN}, {"engine.py": again})
+    with waiting_head(project) as process:
+        assert len(pids.read_text().split()) == 2
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == pytest.ExitCode.INTERRUPTED, output
+    assert soon_gone(project) == []
+    assert project.worktrees() == []
 
 
 @needs_signals
