@@ -18,6 +18,8 @@ from __future__ import annotations
 import argparse
 import collections
 import dataclasses
+import functools
+import itertools
 import json
 import math
 import os
@@ -54,12 +56,12 @@ ROOT = Path(__file__).parents[1]
 PROJECT = ROOT / "benchmarks" / "duet_project"
 AUTHOR = ("-c", "user.name=benchmark", "-c", "user.email=benchmark@example.org", "-c", "commit.gpgSign=false")
 TIMED = ("ttft_ms", "tpot_ms")
+FAIL_AT, FAILED = "--benchmark-compare-fail=median:5%", "has failed PercentageRegressionCheck"
 SHOWN = ("REGRESSED", "INCONCLUSIVE", "quiet", "OK", "IMPROVED")
 """Verdicts; an INCONCLUSIVE of which nobody is told at length is quiet."""
 ALTERNATED = 40
 
-Edits = Mapping[str, str]
-"""Of the model's code: what its text is replaced by."""
+Edits = Mapping[str, str]  # of the model's code: what its text is replaced by
 Records = Sequence[Mapping[str, Any]]
 
 
@@ -124,7 +126,14 @@ class Repository:
         (self._folder / "model.py").write_text(code)
         self.git("add", "--all")
         self.git("commit", "--quiet", "--allow-empty", "--message=base")
-        (self._folder / "model.py").write_text(edited(code, head))
+        changed = edited(code, head)
+        assert not head or changed != code, head
+        (self._folder / "model.py").write_text(changed)
+
+    def forget(self) -> None:
+        """What was recorded by either kind of gate; not how noisy the machine is."""
+        for path in (*self._folder.glob("baselines/*/test_*.json"), *self._folder.glob(".benchmarks/*/*.json")):
+            path.unlink()
 
     def run(self, *command: str) -> Ran:
         """A Python command, as its user would call it there."""
@@ -141,10 +150,7 @@ class Repository:
 
 
 def edited(code: str, edits: Edits) -> str:
-    for old, new in edits.items():
-        assert code.count(old) == 1, old
-        code = code.replace(old, new)
-    return code
+    return functools.reduce(lambda text, edit: text.replace(*edit), edits.items(), code)
 
 
 class Kept:
@@ -176,9 +182,6 @@ class Kept:
 
 def say(text: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
-
-
-# The cases
 
 
 def run_duets(repository: Repository, case: str, options: argparse.Namespace, kept: Kept) -> None:
@@ -213,16 +216,13 @@ def run_others(repository: Repository, options: argparse.Namespace, kept: Kept) 
     for _ in range(options.runs):
         for change in IN_BOTH:
             for how, (at_base, at_head) in gates.items():
-                repository.git("clean", "-fdqx")  # what was recorded before
+                repository.forget()
                 repository.stand({}, {})
                 recorded = repository.run(*at_base)
                 if recorded.status:
                     raise SystemExit(f"{how}: could not record\n{recorded.output}")
                 repository.stand({}, change.head)
                 kept.add("e", how, change, repository.run(*at_head), options.tests)
-
-
-FAIL_AT, FAILED = "--benchmark-compare-fail=median:5%", "has failed PercentageRegressionCheck"
 
 
 def run_alternated(kept: Kept) -> None:
@@ -260,9 +260,6 @@ def both_ways(base: Process, pace: Pace, found: Mapping[str, list[PairedRound]])
     return taken
 
 
-# What is shown of them
-
-
 def results_of(runs: Records) -> Iterator[tuple[float, Mapping[str, Any]]]:
     """Each measurement's result, with the seconds of its test."""
     return ((test["seconds"], result) for run in runs for test in run["tests"] for result in test["results"])
@@ -278,11 +275,10 @@ def verdicts_table(title: str, runs: Records) -> Table:
             rows = [row for _, result in found for row in result["rows"] if row["metric"] == name]
             seen = [row["comparison"] for row in rows if row["comparison"]]
             verdicts = collections.Counter("quiet" if each["quiet"] else each["verdict"] for each in seen)
-            table.add_row(
-                *(change, name, str(len(seen)), *(share(verdicts[verdict], len(seen)) for verdict in SHOWN)),
-                f"{statistics.median([each['change'] for each in seen] or [math.nan]):+.1%}",
-                *(f"{statistics.fmean(pairs):.1f}", f"{statistics.fmean(seconds):.0f}, {max(seconds):.0f}"),
-            )
+            shares = [share(verdicts[verdict], len(seen)) for verdict in SHOWN]
+            median = f"{statistics.median([each['change'] for each in seen] or [math.nan]):+.1%}"
+            cost = [f"{statistics.fmean(pairs):.1f}", f"{statistics.fmean(seconds):.0f}, {max(seconds):.0f}"]
+            table.add_row(change, name, str(len(seen)), *shares, median, *cost)
         for why in {result["new"] for _, result in found if result["new"]}:
             table.add_row(change, f"not compared: {why}")
     return table
@@ -316,10 +312,12 @@ def structural_table(runs: Records) -> Table:
     for change in dict.fromkeys(run["change"] for run in runs):
         results = [result for _, result in results_of([run for run in runs if run["change"] == change])]
         worse = [[row for row in result["rows"] if row["verdict"] == "REGRESSED"] for result in results]
-        by: dict[str, list[float]] = {}
-        for row in (row for rows in worse for row in rows):
-            by.setdefault(row["metric"], []).append(row["comparison"]["change"] or math.nan)
-        told = [f"{name} in {len(seen)}, {statistics.median(seen):+.0%}" for name, seen in by.items()]
+        by: dict[str, list[float]] = collections.defaultdict(list)
+        for row in itertools.chain(*worse):
+            by[row["metric"]].append(row["comparison"]["change"] or math.nan)
+        told = [
+            f"{name} in {len(seen)}, {statistics.median(seen):+.0%}".replace(", +nan%", "") for name, seen in by.items()
+        ]
         table.add_row(change, str(len(results)), share(sum(map(bool, worse)), len(results)), "\n".join(told))
     return table
 
@@ -357,13 +355,13 @@ def alternated_table(alternated: Mapping[str, Mapping[str, Mapping[str, float]]]
 def tables(case: str, kept: Kept) -> Iterator[Table]:
     if case in "abc":
         yield verdicts_table(f"({case}) verdicts of timed metrics", kept.runs(case))
-    if case in "ac":
-        yield centring_table(kept.runs(case, change=UNCHANGED.name))
-    if case == "d":
+        if case != "b":
+            yield centring_table(kept.runs(case, change=UNCHANGED.name))
+    elif case == "d":
         yield structural_table(kept.runs("ad"))
-    if case == "e":
+    elif case == "e":
         yield gates_table(kept)
-    if case == "f":
+    elif case == "f":
         yield alternated_table(kept.content["alternated"])
 
 
@@ -380,8 +378,8 @@ def main() -> None:
     if options.follow:
         return measured(options.follow, follow(own_channel()))
     kept, console = Kept(options.json), Console()
-    software = ", ".join(f"{name} {version}" for name, version in versions().items())
-    kept.content["machine"] = f"{cpu_model()}, {os.cpu_count()} cores, Python {platform.python_version()}, {software}"
+    software = [f"{name} {version}" for name, version in (("python", platform.python_version()), *versions().items())]
+    kept.content["machine"] = ", ".join([cpu_model(), f"{os.cpu_count()} cores", *software])
     with tempfile.TemporaryDirectory(prefix="duet-") as name:
         repository = Repository(Path(name) / "project", options.tests)
         if options.calibrate:
@@ -392,7 +390,7 @@ def main() -> None:
                 run_duets(repository, case, options, kept)
             elif case == "e":
                 run_others(repository, options, kept)
-            elif options.runs:
+            elif case == "f" and options.runs:
                 run_alternated(kept)
             for table in tables(case, kept):
                 console.print(table)
