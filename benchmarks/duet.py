@@ -57,8 +57,7 @@ PROJECT = ROOT / "benchmarks" / "duet_project"
 AUTHOR = ("-c", "user.name=benchmark", "-c", "user.email=benchmark@example.org", "-c", "commit.gpgSign=false")
 TIMED = ("ttft_ms", "tpot_ms")
 FAIL_AT, FAILED = "--benchmark-compare-fail=median:5%", "has failed PercentageRegressionCheck"
-SHOWN = ("REGRESSED", "INCONCLUSIVE", "quiet", "OK", "IMPROVED")
-"""Verdicts; an INCONCLUSIVE of which nobody is told at length is quiet."""
+SHOWN = ("REGRESSED", "INCONCLUSIVE", "quiet", "OK", "IMPROVED")  # quiet: INCONCLUSIVE, and not told at length
 ALTERNATED = 40
 
 Edits = Mapping[str, str]  # of the model's code: what its text is replaced by
@@ -186,14 +185,11 @@ def say(text: str) -> None:
 
 def run_duets(repository: Repository, case: str, options: argparse.Namespace, kept: Kept) -> None:
     """Every change in turn, so that all share what the machine does meanwhile."""
-    for _ in range(options.runs):
-        for change in CASES[case]:
-            repository.stand(change.base, change.head)
-            with neighbour() if case == "c" else nullcontext():
-                ran = repository.run(
-                    "pytest", "test_model.py", "--llmperf-against=main", f"--llmperf-max-time={options.max_time}"
-                )
-            kept.add(case, "duet", change, ran, options.tests)
+    for _, change in itertools.product(range(options.runs), CASES[case]):
+        repository.stand(change.base, change.head)
+        with neighbour() if case == "c" else nullcontext():
+            ran = repository.run("pytest", "test_model.py", "--llmperf-against=main", options.time)
+        kept.add(case, "duet", change, ran, options.tests)
 
 
 @contextmanager
@@ -208,7 +204,7 @@ def neighbour() -> Iterator[None]:
 def run_others(repository: Repository, options: argparse.Namespace, kept: Kept) -> None:
     """Base is recorded right before head is compared with it, which is the best that can happen to these gates."""
     peer = ("pytest", "test_peer.py")
-    ours = ("pytest", "test_model.py", "--llmperf-confirm=never", f"--llmperf-max-time={options.max_time}")
+    ours = ("pytest", "test_model.py", "--llmperf-confirm=never", options.time)
     gates = {
         "pytest-benchmark": ((*peer, "--benchmark-autosave"), (*peer, "--benchmark-compare", FAIL_AT)),
         "stored baseline": ((*ours, "--llmperf-update", "--llmperf-force"), ours),
@@ -353,7 +349,7 @@ def alternated_table(alternated: Mapping[str, Mapping[str, Mapping[str, float]]]
 
 
 def tables(case: str, kept: Kept) -> Iterator[Table]:
-    if case in "abc":
+    if case in CASES and case != "d":
         yield verdicts_table(f"({case}) verdicts of timed metrics", kept.runs(case))
         if case != "b":
             yield centring_table(kept.runs(case, change=UNCHANGED.name))
@@ -371,7 +367,13 @@ def main() -> None:
     parser.add_argument("--tests", type=int, default=5, help="of a run, each with two timed comparisons")
     parser.add_argument("--runs", type=int, default=2, help="of each change; 0 shows what the JSON file holds")
     parser.add_argument("--calibrate", type=int, metavar="PAIRS", help="first; else the verdict has its priors")
-    parser.add_argument("--max-time", default="10", help="seconds for the timed rounds of one measurement")
+    parser.add_argument(
+        "--max-time",
+        dest="time",
+        type="--llmperf-max-time={}".format,
+        default="10",
+        help="seconds for the timed rounds of one measurement",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="to keep all that is found in, run by run")
     parser.add_argument("--follow", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -7,6 +7,8 @@
         llm.measure()
 
 Names are loaded when they are first used: a run without tests that measure pays for none of them.
+
+PYTEST_DONT_REWRITE: the processes of a duet have this imported before pytest could, which would be a warning.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ INI = """\
 [pytest]
 llmperf_rounds = 4
 llmperf_tolerance = 50%
+filterwarnings = error
 """
 """Few rounds, and a tolerance that no busy machine exceeds: what is to be seen here is three times as much."""
 ENGINE = """\

@@ -53,15 +53,15 @@ def test_a_budget_that_is_spent_leaves_suspects_undecided_and_names_them(tmp_pat
     run = project.against("--llmperf-budget=0.001")
     assert run.verdicts["test_other"] == "INCONCLUSIVE"
     run.has(
-        "test_chat.py::test_other: tpot_ms 2.* → 6.* ms (+*",
-        "test_chat.py::test_other: undecided, the 0.001 s of --llmperf-budget are spent",
+        "test_chat.py::test_other: tpot_ms 2.* → 6.* ms (+*; the 0.001 s of --llmperf-budget are spent)",
+        "1 undecided: the 0.001 s of --llmperf-budget are spent",
     )
     assert project.left() == []
 
 
 # What a stored baseline makes suspect
 
-STORED_INI = "[pytest]\nllmperf_rounds = 12\n"
+STORED_INI = "[pytest]\nllmperf_rounds = 12\nfilterwarnings = error\n"
 CALM = """\
 from pytest_llmperf.model import Conditions
 
