@@ -223,22 +223,26 @@ def _opposite(config: pytest.Config, measuring: Sequence[pytest.Item], tell: Cal
     """What the run is against; None where that is the stored baseline.
 
     Raises:
-        pytest.UsageError: it cannot be had.
+        pytest.UsageError: there is no such base.
+        pytest.exit.Exception: its code cannot be made ready.
     """
     tests = [item.nodeid for item in measuring]
     against = option(config, "against")
     if CHILD in config.stash or against is None:
         return config.stash.get(OPPOSITE, None)
-    modules = list(dict.fromkeys(item.path for item in measuring))
     try:
         base = base_of(config.rootpath, against)
-        kinds = ["head"] if option(config, "base_tests") == "head" else ["base", "head"]
-        codes = [functools.partial(checked_out, config, base, kind, modules, tell) for kind in kinds]
-        opposite = Opposite(config, f"{base.commit[:9]} ({base.said})", codes, tests)
-        opposite.launch()  # it imports while this process goes on
-        return opposite
     except LlmperfError as error:
         raise pytest.UsageError(str(error)) from None
+    modules = list(dict.fromkeys(item.path for item in measuring))
+    kinds = ["head"] if option(config, "base_tests") == "head" else ["base", "head"]
+    codes = [functools.partial(checked_out, config, base, kind, modules, tell) for kind in kinds]
+    opposite = Opposite(config, f"{base.commit[:9]} ({base.said})", codes, tests)
+    try:
+        opposite.launch()  # it imports while this process goes on
+    except LlmperfError as error:
+        pytest.exit(str(error), returncode=pytest.ExitCode.TESTS_FAILED)
+    return opposite
 
 
 def _gate(config: pytest.Config, measuring: int) -> Gate:
