@@ -96,8 +96,10 @@ def reason(output: str) -> str:
     """The line of pytest's output that says most: of its short summary, else an error of its own, else the last."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     for begins in (("FAILED ", "ERROR ", "SKIPPED "), ("ERROR: ", "E   ")):
-        if telling := [line for line in lines if line.startswith(begins)]:
+        if telling := [line for line in lines if line.startswith(begins) and not line.startswith("ERROR: usage: ")]:
             return telling[-1]
+    if misuse := [line for line in lines if ": error: " in line]:  # argparse's, after the usage
+        return misuse[-1]
     return lines[-1] if lines else "it said nothing"
 
 

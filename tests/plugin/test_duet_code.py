@@ -165,3 +165,12 @@ def test_a_base_that_cannot_import_fails_the_run_and_says_what_gives_it_an_envir
     run.has(f"*base {project.short()} *{error}*llmperf_base_setup (such as `uv sync`) and llmperf_base_python*")
     assert project.left() == []
     assert project.against("--llmperf-base-tests=head").status == OK, "head's tests do without it"
+
+
+def test_an_option_that_base_does_not_know_is_named_and_heads_tests_bring_it_along(tmp_path: Path) -> None:
+    conftest = "def pytest_addoption(parser):\n    parser.addoption('--size')\n"
+    project = Project(tmp_path / "project", {"test_chat.py": HEAD + TURN}, {"conftest.py": conftest})
+    run = project.against("--size=8")
+    assert run.status == FAILED
+    run.has(f"*base {project.short()} *: error: unrecognized arguments: --size=8; *--llmperf-base-tests=head*")
+    assert_compared(project, project.against("--size=8", "--llmperf-base-tests=head"))
