@@ -13,11 +13,11 @@ from pytest_llmperf.baselines.schema import Session
 from pytest_llmperf.metrics import Kind, Metric
 from pytest_llmperf.model import Comparison, Unknown, Verdict
 from pytest_llmperf.verdict.comparison import (
-    HARMLESS,
     MOST_PAIRS,
     Pair,
     pairs_estimate,
     pairs_verdict,
+    worth_more,
 )
 from pytest_llmperf.verdict.rule import told_timed, worse
 
@@ -98,14 +98,9 @@ def compare_pairs(
     seen = [Pair(worse(metric) * pair.difference, pair.error) for pair in found]
     verdict = pairs_verdict(seen, noise, tolerance, alpha=rules.alpha, most=most)
     estimate = pairs_estimate(seen, noise)
-    told = told_timed(_shown(metric, bases), estimate, metric, tolerance, verdict)
+    shown = next(base.metrics[metric.name].median for base in bases if metric.name in base.metrics)
+    told = told_timed(shown, estimate, metric, tolerance, verdict)
     unfinished = verdict is Verdict.INCONCLUSIVE and len(seen) < most
-    suspect = unfinished and estimate.change > math.log1p(HARMLESS * tolerance)
+    suspect = unfinished and worth_more(estimate, tolerance)
     count = f"{len(seen)} pair{'s' * (len(seen) != 1)}"
     return told.with_note("" if told.quiet else count, suspect=suspect, unfinished=unfinished)
-
-
-def _shown(metric: Metric, bases: Sequence[Session]) -> float:
-    """What stands for base: the mean over its processes."""
-    logs = [math.log(base.metrics[metric.name].median) for base in bases if metric.name in base.metrics]
-    return math.exp(math.fsum(logs) / len(logs))

@@ -282,6 +282,18 @@ def pairs_verdict(pairs: Sequence[Pair], noise: Noise, tolerance: float, *, alph
     )
 
 
+FUTILE = 0.1
+"""Chance, per look, of giving up a change that would be REGRESSED."""
+
+
+def worth_more(estimate: Estimate, tolerance: float) -> bool:
+    """Whether more pairs are likely to find it REGRESSED: it looks harmful, and as large as that has to be."""
+    return (
+        estimate.change > math.log1p(HARMLESS * tolerance)
+        and estimate.surely_below(math.log1p(FLOOR * tolerance)) >= FUTILE
+    )
+
+
 def _mean(values: Sequence[float]) -> float:
     """As `statistics.fmean`, whose care for other types takes most of the time that a thousand tests need."""
     return math.fsum(values) / len(values)

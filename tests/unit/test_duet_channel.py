@@ -251,10 +251,10 @@ def test_leaving_its_block_closes_a_process_and_it_may_be_closed_again(start: St
 
 
 @posix
-def test_ctrl_c_of_the_terminal_does_not_reach_a_process(start: Start) -> None:
+def test_ctrl_c_of_the_terminal_does_not_reach_a_process_which_yet_has_no_share_of_its_own(start: Start) -> None:
     process = start(ECHO)
     assert os.getpgid(process.pid) == process.pid
-    assert os.getsid(process.pid) == process.pid
+    assert os.getsid(process.pid) == os.getsid(0), "Linux would give another session more of a busy machine"
 
 
 STARTING = """

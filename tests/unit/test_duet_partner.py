@@ -50,7 +50,7 @@ class FakeProcess:
 
 def partner(*processes: FakeProcess) -> Partner:
     starting = iter(processes)
-    return Partner(lambda: next(starting), lambda test: TESTS[TESTS.index(test) + 1 :])  # type: ignore[arg-type, return-value]
+    return Partner(lambda: next(starting), lambda started: started, lambda test: TESTS[TESTS.index(test) + 1 :])  # type: ignore[arg-type, return-value]
 
 
 def test_a_test_is_run_up_to_the_measurement_that_is_asked_for() -> None:

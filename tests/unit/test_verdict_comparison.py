@@ -34,6 +34,7 @@ from pytest_llmperf.verdict.comparison import (
     pairs_verdict,
     precise,
     stored_estimate,
+    worth_more,
 )
 
 TOLERANCE = 0.05
@@ -450,3 +451,12 @@ def test_what_was_learned_is_worth_no_more_than_a_full_baseline() -> None:
 @pytest.mark.parametrize(("comparisons", "each"), [(0, 0.002), (1, 0.002), (10, 0.002), (20, 0.001), (1000, 0.00002)])
 def test_the_error_of_a_run_is_divided_among_its_comparisons(comparisons: int, each: float) -> None:
     assert alpha(comparisons) == pytest.approx(each)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "more"),
+    [(0.03, 0.02, True), (0.01, 0.02, False), (0.03, 0.002, False), (0.05, 0.002, True), (-0.05, 0.05, False)],
+    ids=["unsure", "looks harmless", "surely below the floor", "above the floor", "better"],
+)
+def test_more_pairs_are_worth_while_for_what_may_be_regressed(change: float, error: float, more: bool) -> None:
+    assert worth_more(Estimate(change, error, 8), 0.05) is more
