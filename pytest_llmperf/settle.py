@@ -88,6 +88,7 @@ class Settling:
         wanted = bool(self._undecided)
         if any(evidence.against or evidence.confirming for evidence in evidences):
             untried = any(evidence.apart and not evidence.pairs for evidence in evidences)
+            wanted = wanted and not any(map(_fails_exactly, results))  # then it does, whatever time says
             return self._take_pair if wanted or untried else None
         return self._measure_again if wanted else self._confirmation(results)
 
@@ -160,3 +161,9 @@ class Settling:
         except LlmperfError as error:
             return str(error)
         return ""
+
+
+def _fails_exactly(result: Result) -> bool:
+    """By a metric without noise."""
+    exact = [row for row in result.rows if CATALOGUE[row.metric].kind is not Kind.TIMED]
+    return any(row.verdict is Verdict.REGRESSED for row in exact)

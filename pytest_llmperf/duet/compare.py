@@ -103,4 +103,6 @@ def compare_pairs(
     unfinished = verdict is Verdict.INCONCLUSIVE and len(seen) < most
     suspect = unfinished and worth_more(estimate, tolerance)
     count = f"{len(seen)} pair{'s' * (len(seen) != 1)}"
+    if verdict is Verdict.INCONCLUSIVE and not told.quiet and len(seen) < noise.fewest:
+        told = dataclasses.replace(told, note="too few for a verdict")
     return told.with_note("" if told.quiet else count, suspect=suspect, unfinished=unfinished)

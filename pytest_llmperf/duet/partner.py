@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_llmperf.duet.channel import Message, Process
+from pytest_llmperf.duet.channel import FaultError, Message, Process
 from pytest_llmperf.duet.script import Pace
 from pytest_llmperf.errors import LlmperfError, MeasurementError
 
@@ -190,7 +190,9 @@ class Partner:
         assert self._process is not None
         try:
             return ask(self._process)
-        except MeasurementError as error:
+        except (MeasurementError, FaultError) as error:
             self.close()
             self._test, self._heard = "", None
+            if isinstance(error, FaultError):
+                raise
             raise BaseError(str(error)) from None

@@ -36,7 +36,8 @@ class FreshProcesses:
         self._confirming: dict[str, Code] = {}
         self._current: Code | None = None
         self._begun = time.monotonic()
-        self._in_duets = 0.0
+        self._confirmed_for = 0.0
+        """Seconds of duets in a run that is itself none."""
 
     def again(self, test: str) -> dict[str, schema.Session]:
         return _sessions(fresh.measured_again(self._config, test, self._patience()))
@@ -51,7 +52,7 @@ class FreshProcesses:
             told = {"test": test, "first": first, "base": code.to_plain()}
             results = fresh.measured_again(self._config, test, 2 * self._patience(), __name__, **told)
         finally:
-            self._in_duets += time.monotonic() - began
+            self._confirmed_for += time.monotonic() - began
         missing = [result["new"] for result in results if not result["pairs"]]
         if len(missing) == len(results):
             raise MeasurementError(f"the fresh pair measured nothing in turns: {missing[0]}")
@@ -74,7 +75,8 @@ class FreshProcesses:
 
     def spent(self) -> str:
         budget = option(self._config, "budget")
-        return f"the {budget:g} s of --llmperf-budget are spent" if budget and self._in_duets >= budget else ""
+        used = self._confirmed_for if self._opposite is None else time.monotonic() - self._begun
+        return f"the {budget:g} s of --llmperf-budget are spent" if budget and used >= budget else ""
 
     def close(self) -> None:
         for code in self._confirming.values():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -107,8 +106,7 @@ class Calls:
 
     def launch(self) -> Process:
         """A process that begins to collect."""
-        folder = Path(tempfile.mkdtemp(prefix="llmperf-"))
-        self._config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+        folder = Path(tempfile.mkdtemp(prefix="call-", dir=self._code.worktree.root.parent))  # and goes with it
         root = self._code.worktree.counterpart(self._config.rootpath)
         tests = [str(root / module) for module in self._modules if (root / module).is_file()]
         if not tests:  # nothing to collect, which pytest would take for the whole folder
@@ -117,7 +115,7 @@ class Calls:
         file = folder / "request.json"
         file.write_text(json.dumps(request), encoding="utf-8")
         command = [*self._command("pytest_llmperf.plugin.base"), str(file)]
-        return Process(command, f"base {self._code.said}", folder=self._called_in(), environ=self._environ())
+        return Process(command, "base", folder=self._called_in(), environ=self._environ())
 
     def ready(self, process: Process) -> Process:
         """The process once it has collected, ready to run tests.
@@ -131,7 +129,7 @@ class Calls:
         except MeasurementError as error:
             told = fresh.reason(process.output())
             process.close()
-            raise BaseError(f"{str(error).partition(':')[0]}: {told}; {_HINT}") from None
+            raise BaseError(f"base {self._code.said}: {str(error).partition(':')[0]}: {told}; {_HINT}") from None
         except BaseException:
             process.close()
             raise

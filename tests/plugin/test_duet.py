@@ -31,7 +31,7 @@ def test_slower(llm):
 def test_same(llm):
     llm.measure()
 
-@llm_perf(tpot_ms < 4, model=stream(engine.faster), **SIZES)
+@llm_perf(tpot_ms < 5.5, model=stream(engine.faster), **SIZES)
 def test_faster(llm):
     llm.measure()
 
@@ -120,7 +120,7 @@ def test_the_commits_are_named_and_how_much_was_compared(project: Project, run: 
 def test_what_is_no_slower_passes(run: Ran) -> None:
     assert run.verdicts["test_same"] in QUIET
     assert run.verdicts["test_faster"] in QUIET
-    run.has("  tpot_ms * ms *−* % * < 4 *")
+    run.has("  tpot_ms * ms *−* % * < 5.5 *")
 
 
 def test_limits_are_judged_on_head_alone(run: Ran) -> None:

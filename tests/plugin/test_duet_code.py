@@ -142,7 +142,7 @@ def test_a_setup_that_fails_fails_the_run_and_is_named(tmp_path: Path) -> None:
     ini = f"{INI}llmperf_base_setup = echo 'no such wheel' >&2; exit 7\n"
     project = Project(tmp_path / "project", {"pytest.ini": ini, "test_chat.py": HEAD + TURN})
     run = project.against()
-    assert run.status == pytest.ExitCode.TESTS_FAILED
+    assert run.status == FAILED
     assert "llmperf_base_setup = echo 'no such wheel' >&2; exit 7: ended with status 7 in " in run.text
     run.has("*no such wheel*")
     assert project.left() == []

@@ -34,7 +34,7 @@ def test_a_detached_head_with_changes_in_a_part_of_a_repository_whose_path_has_s
     run.has(
         f"rootdir: {project.folder / 'the part'}",
         f"llmperf: base {project.short()} (merge base with base), head {project.short('HEAD')} with changes",
-        "test_chat.py::test_turn: tpot_ms 6.* → 2.* ms *",
+        "test_chat.py::test_turn: tpot_ms * → * ms (−*",
     )
     assert project.left() == []
 
@@ -55,7 +55,7 @@ def test_a_linked_worktree_with_a_submodule_that_holds_the_code(tmp_path: Path) 
     run = project.against(folder=linked)
     assert run.status == OK
     assert run.verdicts["test_turn"] in COMPARED
-    run.has("test_chat.py::test_turn: tpot_ms 6.* → 2.* ms *")
+    run.has("test_chat.py::test_turn: tpot_ms * → * ms (−*")
     assert [line.split()[0] for line in project.left()] == [str(linked)]
 
 

