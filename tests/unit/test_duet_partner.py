@@ -111,9 +111,12 @@ def test_a_process_that_ends_is_started_again_for_the_next_test_but_not_for_ever
 
 
 def test_a_fault_that_no_other_attempt_would_mend_is_no_error_of_one_test() -> None:
-    process = FakeProcess(FaultError("base would not run base's code"))
+    process, again = FakeProcess(FaultError("base would not run base's code"), done()), FakeProcess(ready("test_b"))
+    base = partner(process, again)
     with pytest.raises(FaultError):
-        partner(process).reach("test_a", "test_a")
+        base.reach("test_a", "test_a")
+    assert process.closed, "what it says next would be taken for an answer about the next test"
+    assert isinstance(base.reach("test_b", "test_b"), Reached)
 
 
 def test_targets_are_let_go_of_at_the_end_of_a_test_and_by_a_process_that_runs() -> None:
