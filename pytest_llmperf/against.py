@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from pytest_llmperf.baselines.compare import Rules
 from pytest_llmperf.baselines.schema import Session
+from pytest_llmperf.duet.channel import FaultError
 from pytest_llmperf.duet.compare import PairTaken
 from pytest_llmperf.duet.pairs import metrics_of
 from pytest_llmperf.duet.partner import Absent, BaseError, Partner, Reached
@@ -95,7 +96,7 @@ class Against:
                 evidence.pairs.append(PairTaken(base, head, differences, len(lead.rounds)))
                 return measurement
         except BaseError as error:
-            evidence.absent = str(error)
+            evidence.absent, evidence.apart = str(error), error.no_room
         except ValidationError as error:
             evidence.absent = f"it says what nobody can read: {error.errors()[0]['msg']}"
         return measured(by_itself)
@@ -115,7 +116,7 @@ class Against:
 
     def leave(self) -> None:
         """Let base come to the end of its test: head's is over."""
-        with contextlib.suppress(BaseError):  # what has ended stands nowhere
+        with contextlib.suppress(BaseError, FaultError):  # what has ended stands nowhere; a fault the next test hears
             self._opposite.line.leave()
 
     def release(self) -> None:

@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_llmperf.duet.channel import Message, Process
+from pytest_llmperf.duet.channel import FaultError, Message, Process
 from pytest_llmperf.duet.script import Pace
 from pytest_llmperf.errors import LlmperfError, MeasurementError
 
+DONE = "done"
+"""Said when a test is over, whatever was asked last: it may fail anywhere."""
 PATIENCE_S = 900.0
 """For base to load a target and warm it up, or to end a test."""
 MOST_STARTS = 3
@@ -17,7 +19,15 @@ MOST_STARTS = 3
 
 
 class BaseError(LlmperfError):
-    """Base did not do its part. Head can still be measured by itself."""
+    """Base did not do its part. Head can still be measured by itself.
+
+    Args:
+        no_room: for want of memory beside head.
+    """
+
+    def __init__(self, reason: str, *, no_room: bool = False) -> None:
+        super().__init__(reason)
+        self.no_room = no_room
 
 
 @dataclass(frozen=True)
@@ -65,6 +75,8 @@ class Partner:
         """Where base stands in the test that it runs: `ready` to measure, or `done`."""
         self._passed: list[str] = []
         """What it measured by itself on the way there."""
+        self._fault: FaultError | None = None
+        """Why it never can do its part, and so is asked no more."""
 
     def launch(self) -> None:
         """Start base's process now, if it is not started, without waiting for it."""
@@ -94,7 +106,7 @@ class Partner:
             self.tell("test", id=test, upcoming=list(self._upcoming(test)))
             self._test = test
             self._passed.clear()
-            self._heard = self.hear("ready", "done", patience=PATIENCE_S)
+            self._heard = self.hear("ready", DONE, patience=PATIENCE_S)
 
     def reach(self, test: str, key: str) -> Reached | Absent:
         """Let base run a test up to where it measures `key`, and stand there warm.
@@ -105,7 +117,7 @@ class Partner:
         self.begin(test)
         while True:
             assert self._heard is not None
-            if self._heard["say"] == "done":
+            if self._heard["say"] == DONE:
                 return self._absent(self._heard, key)
             if self._heard["key"] == key:
                 return Reached(Pace(**self._heard["pace"]), self._heard["workload"])
@@ -116,9 +128,12 @@ class Partner:
         """End the measurement that base stands in; what came of it.
 
         Raises:
-            BaseError: it ended, or does not answer.
+            BaseError: it ended, failed, or does not answer.
         """
-        return self._go_on("end")
+        figures = self._go_on("end")
+        if figures is None:
+            raise self._failed()
+        return figures
 
     def pass_by(self) -> None:
         """Let base measure by itself what head does not compare."""
@@ -149,17 +164,31 @@ class Partner:
         self._asked(lambda process: process.tell(say, **content))
 
     def hear(self, *expected: str, patience: float | None = None) -> Message:
-        message: Message = self._asked(lambda process: process.hear(*expected, patience=patience))
+        """As `Process.hear`.
+
+        Raises:
+            BaseError: it ended, does not answer, or its test is over, which was not expected.
+        """
+        message: Message = self._asked(lambda process: process.hear(*expected, DONE, patience=patience))
+        if message["say"] == DONE and DONE not in expected:
+            self._heard = message
+            raise self._failed()
         return message
 
-    def _go_on(self, how: str) -> Mapping[str, Any]:
-        """From one measurement to where base stands next."""
+    def _failed(self) -> BaseError:
+        """Why base's test ended while it was measured."""
+        assert self._heard is not None
+        found = self._absent(self._heard, self._test)
+        return BaseError(found.reason, no_room=found.no_room)
+
+    def _go_on(self, how: str) -> Message | None:
+        """From one measurement to where base stands next; what came of it, None where its test failed in it."""
         self.tell(how)
-        measured = self.hear("measured", "done", patience=PATIENCE_S)
-        if measured["say"] == "done":  # it failed while it was measured
+        measured = self.hear("measured", DONE, patience=PATIENCE_S)
+        if measured["say"] == DONE:
             self._heard = measured
-            return {}
-        self._heard = self.hear("ready", "done", patience=PATIENCE_S)
+            return None
+        self._heard = self.hear("ready", DONE, patience=PATIENCE_S)
         return measured
 
     def _absent(self, done: Message, key: str) -> Absent:
@@ -175,6 +204,8 @@ class Partner:
         return Absent(": ".join(filter(None, [told.get(outcome, outcome), why])), no_room=bool(done.get("no_room")))
 
     def _asked(self, ask: Callable[[Process], Any]) -> Any:
+        if self._fault is not None:
+            raise self._fault
         if self._process is None:
             if self._starts >= MOST_STARTS and self._launched is None:
                 raise BaseError(f"it has ended {MOST_STARTS} times, and is not started again")
@@ -182,7 +213,10 @@ class Partner:
         assert self._process is not None
         try:
             return ask(self._process)
-        except MeasurementError as error:
+        except (MeasurementError, FaultError) as error:
             self.close()
             self._test, self._heard = "", None
+            if isinstance(error, FaultError):
+                self._fault = error
+                raise
             raise BaseError(str(error)) from None

@@ -22,6 +22,10 @@ PATIENCE_S = 60.0
 """For any answer within a round, beside twenty times what the round should take."""
 
 
+TOLD = ("round", "go", "report", "alone", "end")
+"""What a side that follows may be told while it measures."""
+
+
 class Line(Protocol):
     """Either end of a channel."""
 

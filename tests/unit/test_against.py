@@ -10,6 +10,7 @@ import pytest
 
 from pytest_llmperf.against import Against, as_base
 from pytest_llmperf.baselines.store import Store
+from pytest_llmperf.duet.channel import FaultError
 from pytest_llmperf.duet.partner import Absent, BaseError, Reached
 from pytest_llmperf.duet.script import Pace
 from pytest_llmperf.gate import Evidence, Gate, stored_workload
@@ -34,12 +35,17 @@ class FakeBase:
 
     said = "abc (main)"
 
-    def __init__(self, clock: FakeClock, found: Any = None, fails: str = "", figures: Any = None) -> None:
+    ends: Exception = BaseError("it has ended")
+
+    def __init__(
+        self, clock: FakeClock, found: Any = None, fails: str = "", figures: Any = None, *, no_room: bool = False
+    ) -> None:
         self.line = self
         self.told: list[str] = []
         self._clock = clock
         self._found = Reached(PACE, stored_workload(WORKLOAD)) if found is None else found
         self._fails = fails
+        self._no_room = no_room
         self._figures = {"session": session().model_dump()} if figures is None else figures
 
     def reach(self, test: str, key: str) -> Any:
@@ -49,7 +55,7 @@ class FakeBase:
     def tell(self, say: str, **content: Any) -> None:
         self.told.append(say)
         if say == self._fails:
-            raise BaseError("the base process ended by SIGKILL")
+            raise BaseError("the base process ended by SIGKILL", no_room=self._no_room)
         if say == "go":
             self._clock.advance(1.0)
 
@@ -64,7 +70,7 @@ class FakeBase:
         self.told.append("pass by")
 
     def leave(self) -> None:
-        raise BaseError("it has ended")
+        raise self.ends
 
     release = leave
 
@@ -120,6 +126,18 @@ def test_for_want_of_room_the_processes_are_to_run_apart(tmp_path: Path) -> None
     course = Course(tmp_path, found=Absent("it needs 2 GiB", no_room=True))
     course.run()
     assert course.evidence.apart
+
+
+def test_a_base_that_runs_out_of_memory_within_a_round_is_to_run_apart(tmp_path: Path) -> None:
+    course = Course(tmp_path, fails="go", no_room=True)
+    course.run()
+    assert course.evidence.apart
+
+
+def test_a_fault_of_base_is_not_raised_where_its_test_is_left(tmp_path: Path) -> None:
+    course = Course(tmp_path)
+    course.base.ends = FaultError("base would not run base's code")
+    Against(course.base).leave()
 
 
 def test_another_workload_is_passed_by(tmp_path: Path) -> None:
