@@ -17,6 +17,7 @@ from pytest_llmperf.duet.pairs import metrics_of
 from pytest_llmperf.duet.partner import Absent, BaseError, Partner, Reached
 from pytest_llmperf.duet.script import Pace
 from pytest_llmperf.duet.sides import Lead, Line, follow, pairs_of
+from pytest_llmperf.errors import NoRoomError
 from pytest_llmperf.gate import Evidence, Gate, stored_workload
 from pytest_llmperf.measure import Serving
 from pytest_llmperf.measure.rounds import Need
@@ -99,6 +100,9 @@ class Against:
             evidence.absent, evidence.apart = str(error), error.no_room
         except ValidationError as error:
             evidence.absent = f"it says what nobody can read: {error.errors()[0]['msg']}"
+        except NoRoomError as error:
+            evidence.absent, evidence.apart = f"head has no room beside it: {error}", True
+            self.release()  # outside of which head has it, or says that it does not fit even alone
         return measured(by_itself)
 
     def _reach(self, evidence: Evidence) -> Pace | None:

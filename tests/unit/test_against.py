@@ -13,6 +13,7 @@ from pytest_llmperf.baselines.store import Store
 from pytest_llmperf.duet.channel import FaultError
 from pytest_llmperf.duet.partner import Absent, BaseError, Reached
 from pytest_llmperf.duet.script import Pace
+from pytest_llmperf.errors import OutOfMemoryTargetError
 from pytest_llmperf.gate import Evidence, Gate, stored_workload
 from pytest_llmperf.measure import Effort, measure
 from pytest_llmperf.measure.rounds import Need
@@ -132,6 +133,27 @@ def test_a_base_that_runs_out_of_memory_within_a_round_is_to_run_apart(tmp_path:
     course = Course(tmp_path, fails="go", no_room=True)
     course.run()
     assert course.evidence.apart
+
+
+def _failing_once(what: Callable[..., Any], error: Exception) -> Any:
+    errors = [error]
+
+    def failing(*arguments: Any) -> Any:
+        if errors:
+            raise errors.pop()
+        return what(*arguments)
+
+    return failing
+
+
+def test_where_head_has_no_room_beside_base_it_is_measured_once_base_has_made_room(tmp_path: Path) -> None:
+    course = Course(tmp_path)
+    course.base.release = lambda: course.base.told.append("release")
+    course.target.request = _failing_once(course.target.request, OutOfMemoryTargetError("gpt2 ran out of memory"))
+    assert len(course.run().rounds) == 1
+    assert course.base.told[-2:] == ["release", "by itself"]
+    assert course.evidence.apart
+    assert course.evidence.absent == "head has no room beside it: gpt2 ran out of memory"
 
 
 def test_a_fault_of_base_is_not_raised_where_its_test_is_left(tmp_path: Path) -> None:
