@@ -99,7 +99,7 @@ def compare_pairs(
     verdict = pairs_verdict(seen, noise, tolerance, alpha=rules.alpha, most=most)
     estimate = pairs_estimate(seen, noise)
     told = told_timed(_shown(metric, bases), estimate, metric, tolerance, verdict)
-    unfinished = verdict is Verdict.INCONCLUSIVE and len(seen) < most
+    unfinished = verdict is Verdict.INCONCLUSIVE and len(pairs) < most  # also of those that lack the metric
     suspect = unfinished and estimate.change > math.log1p(HARMLESS * tolerance)
     count = f"{len(seen)} pair{'s' * (len(seen) != 1)}"
     return told.with_note("" if told.quiet else count, suspect=suspect, unfinished=unfinished)
