@@ -35,12 +35,7 @@ class Base(Child):
         self._reports: list[pytest.TestReport] = []
 
     def locate(self, reference: Reference) -> Reference:
-        """A local folder that base has not, where head has it: git ignores what is large."""
-        if not isinstance(reference, Pretrained):
-            return reference
-        here = Path(reference.name).absolute()
-        there = None if here.exists() else self._worktree.in_head(here)
-        return Pretrained(str(there)) if there is not None and there.exists() else reference
+        return located(reference, self._worktree)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_cmdline_main(self, config: pytest.Config) -> None:
@@ -122,6 +117,15 @@ class Proving:
 
 def worktree_of(request: dict[str, Any]) -> Worktree:
     return Worktree(request["commit"], Path(request["head"]), Path(request["root"]))
+
+
+def located(reference: Reference, worktree: Worktree) -> Reference:
+    """A local folder that base has not, where head has it: git ignores what is large."""
+    if not isinstance(reference, Pretrained):
+        return reference
+    here = Path(reference.name).absolute()
+    there = None if here.exists() else worktree.in_head(here)
+    return Pretrained(str(there)) if there is not None and there.exists() else reference
 
 
 def last_line(report: pytest.TestReport | pytest.CollectReport) -> str:

@@ -159,7 +159,7 @@ class Calls:
             folder = Path(name)
             root = self._code.worktree.counterpart(self._config.rootpath)
             request = {**self._request(folder), "tests": [as_argument(root, nodeid)]}
-            command = self._command("pytest_llmperf.plugin.fresh")
+            command = self._command("pytest_llmperf.plugin.apart")
             return fresh.results_of(request, self._called_in(), folder, command, patience, self._environ())
 
     def _request(self, folder: Path) -> dict[str, Any]:

@@ -190,6 +190,12 @@ def test_what_base_lacks_is_new_and_measured_no_further(gate: Gate) -> None:
     assert result.new == "base abc (main): it has no such test"
 
 
+def test_where_neither_turns_nor_processes_apart_can_be_had_both_reasons_are_told(gate: Gate) -> None:
+    there = evidence(against="abc (main)", absent="no room", apart=True)
+    (result,) = settled(gate, FakeFresh(fails="it ended"), there)
+    assert result.new == "base abc (main): no room; one after the other: it ended"
+
+
 # Stored baselines
 
 
