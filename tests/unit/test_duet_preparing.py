@@ -1,4 +1,4 @@
-"""The ends of a duet: who prepares when."""
+"""Who prepares when, before a round of a duet begins."""
 
 from __future__ import annotations
 

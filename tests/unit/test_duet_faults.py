@@ -1,4 +1,4 @@
-"""Head's end of the conversation: what becomes of it when base fails, ends, or would run other code."""
+"""What becomes of the conversation with base when base fails, ends, or would run other code."""
 
 from __future__ import annotations
 
