@@ -120,7 +120,7 @@ class Against:
 
     def leave(self) -> None:
         """Let base come to the end of its test: head's is over."""
-        with contextlib.suppress(BaseError, FaultError):  # what has ended stands nowhere; a fault the next test hears
+        with contextlib.suppress(BaseError, FaultError):  # what has ended stands nowhere
             self._opposite.line.leave()
 
     def release(self) -> None:

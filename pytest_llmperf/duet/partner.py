@@ -75,8 +75,6 @@ class Partner:
         """Where base stands in the test that it runs: `ready` to measure, or `done`."""
         self._passed: list[str] = []
         """What it measured by itself on the way there."""
-        self._fault: FaultError | None = None
-        """Why it never can do its part, and so is asked no more."""
 
     def launch(self) -> None:
         """Start base's process now, if it is not started, without waiting for it."""
@@ -167,7 +165,7 @@ class Partner:
         """As `Process.hear`.
 
         Raises:
-            BaseError: it ended, does not answer, or its test is over, which was not expected.
+            BaseError: it ended, does not answer, or came to the end of its test where it should have gone on.
         """
         message: Message = self._asked(lambda process: process.hear(*expected, DONE, patience=patience))
         if message["say"] == DONE and DONE not in expected:
@@ -204,8 +202,6 @@ class Partner:
         return Absent(": ".join(filter(None, [told.get(outcome, outcome), why])), no_room=bool(done.get("no_room")))
 
     def _asked(self, ask: Callable[[Process], Any]) -> Any:
-        if self._fault is not None:
-            raise self._fault
         if self._process is None:
             if self._starts >= MOST_STARTS and self._launched is None:
                 raise BaseError(f"it has ended {MOST_STARTS} times, and is not started again")
@@ -217,6 +213,5 @@ class Partner:
             self.close()
             self._test, self._heard = "", None
             if isinstance(error, FaultError):
-                self._fault = error
                 raise
             raise BaseError(str(error)) from None

@@ -81,15 +81,13 @@ def test_a_base_that_fails_after_its_rounds_says_why() -> None:
     assert raised.value.no_room
 
 
-def test_code_that_is_not_bases_fails_every_test_from_then_on_and_base_is_asked_no_more() -> None:
-    process = Scripted(FaultError("base would not run base's code: chat"), done("failed"))
-    partner = Course(process).partner
-    for test in (TEST, NEXT):
-        with pytest.raises(FaultError, match="chat"):
-            partner.reach(test, test)
-        partner.leave()
-    assert process.told == ["test"]
+def test_code_that_is_not_bases_fails_its_test_and_the_next_has_another_process() -> None:
+    process, again = Scripted(FaultError("base would not run base's code: chat"), done("failed")), Scripted(ready(NEXT))
+    partner = Course(process, again).partner
+    with pytest.raises(FaultError, match="chat"):
+        partner.reach(TEST, TEST)
     assert process.closed
+    assert isinstance(partner.reach(NEXT, NEXT), Reached)
 
 
 def test_a_base_that_ends_is_started_again_but_not_for_ever() -> None:
