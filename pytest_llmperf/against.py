@@ -11,11 +11,13 @@ from pydantic import ValidationError
 
 from pytest_llmperf.baselines.compare import Rules
 from pytest_llmperf.baselines.schema import Session
+from pytest_llmperf.duet.channel import FaultError
 from pytest_llmperf.duet.compare import PairTaken
 from pytest_llmperf.duet.pairs import metrics_of
 from pytest_llmperf.duet.partner import Absent, BaseError, Partner, Reached
 from pytest_llmperf.duet.script import Pace
 from pytest_llmperf.duet.sides import Lead, Line, follow, pairs_of
+from pytest_llmperf.errors import NoRoomError
 from pytest_llmperf.gate import Evidence, Gate, stored_workload
 from pytest_llmperf.measure import Serving
 from pytest_llmperf.measure.rounds import Need
@@ -95,9 +97,12 @@ class Against:
                 evidence.pairs.append(PairTaken(base, head, differences, len(lead.rounds)))
                 return measurement
         except BaseError as error:
-            evidence.absent = str(error)
+            evidence.absent, evidence.apart = str(error), error.no_room
         except ValidationError as error:
             evidence.absent = f"it says what nobody can read: {error.errors()[0]['msg']}"
+        except NoRoomError as error:
+            evidence.absent, evidence.apart = f"head has no room beside it: {error}", True
+            self.release()  # outside of which head has it, or says that it does not fit even alone
         return measured(by_itself)
 
     def _reach(self, evidence: Evidence) -> Pace | None:
@@ -115,7 +120,7 @@ class Against:
 
     def leave(self) -> None:
         """Let base come to the end of its test: head's is over."""
-        with contextlib.suppress(BaseError):  # what has ended stands nowhere
+        with contextlib.suppress(BaseError, FaultError):  # what has ended stands nowhere
             self._opposite.line.leave()
 
     def release(self) -> None:

@@ -193,7 +193,10 @@ class _AgainstBase(_Comparing):
         )
 
     def _why_new(self) -> str:
-        return f"base {self.evidence.against}: {self.evidence.absent}" if not self.evidence.pairs else ""
+        if self.evidence.pairs:
+            return ""
+        apart = f"; one after the other: {self.evidence.undecided}" if self.evidence.undecided else ""
+        return f"base {self.evidence.against}: {self.evidence.absent}{apart}"
 
     def _told(self, rows: Sequence[Row]) -> dict[str, Any]:
         pairs = self.evidence.pairs

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_llmperf import metrics
 from pytest_llmperf.baselines.environment import environment_of
-from pytest_llmperf.errors import UsageError
+from pytest_llmperf.errors import NoRoomError, UsageError
 from pytest_llmperf.measure import Effort, Need, alone, measure
 from pytest_llmperf.measure.conditions import watched
 from pytest_llmperf.model import Conditions, Limit, Measurement, Result, Round, Sample, Tolerance, Unknown
@@ -76,6 +76,16 @@ class Session:
             dtype=choose("dtype", mark=settings.dtype, run=self.defaults.dtype),
             load=settings.load,
         )
+
+    def load(self, reference: Reference, options: LoadOptions, *, fresh: bool) -> tuple[Target, float | Unknown]:
+        """As `TargetCache.load`; what base holds of earlier tests gives way, too."""
+        try:
+            return self.targets.load(reference, options, fresh=fresh)
+        except NoRoomError:
+            if self.against is None:
+                raise
+        self.against.release()  # outside of `except`, whose error holds on to the half-built model
+        return self.targets.load(reference, options, fresh=fresh)
 
     def effort(self, settings: Settings) -> Effort:
         threads = choose("threads", mark=settings.threads, run=self.defaults.threads)
@@ -275,7 +285,7 @@ class Llm:
         if self._loaded is not None and self._loaded[1] == asked_for and not fresh:
             return self._loaded[0]
         self._loaded = None  # so that the cache can let it go
-        target, seconds = self._session.targets.load(reference, options, fresh=fresh)
+        target, seconds = self._session.load(reference, options, fresh=fresh)
         self._load_time = seconds
         self._loaded = (target, asked_for)
         if self._session.gate is not None and self._session.against is None and self._session.line is None:

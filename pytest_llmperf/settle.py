@@ -78,19 +78,26 @@ class Settling:
 
     def _next(self, results: Sequence[Result]) -> Callable[[], None] | None:
         """What to measure next; None where all is settled, or cannot be."""
-        evidences = list(self._evidences.values())
-        if any(evidence.unconfirmed or evidence.undecided for evidence in evidences):
-            return None
         if self._gate.recording:
-            wanting = any(1 + len(evidence.again) < self._gate.processes for evidence in evidences)
-            return self._measure_again if wanting else None
-        self._undecided = list(dict.fromkeys(row.metric for each in results for row in each.rows if self._is_open(row)))
-        wanted = bool(self._undecided)
-        if any(evidence.against or evidence.confirming for evidence in evidences):
+            return self._measure_again if self._lacks_processes() else None
+        going = [result for result in results if not self._given_up(self._evidences[result.key])]
+        self._undecided = list(dict.fromkeys(row.metric for each in going for row in each.rows if self._is_open(row)))
+        evidences = [self._evidences[result.key] for result in going]
+        if any(evidence.against or evidence.confirming for evidence in self._evidences.values()):
             untried = any(evidence.apart and not evidence.pairs for evidence in evidences)
-            wanted = wanted and not any(map(_fails_exactly, results))  # then it does, whatever time says
+            wanted = bool(self._undecided) and not any(map(_fails_exactly, results))  # then it does, whatever time says
             return self._take_pair if wanted or untried else None
-        return self._measure_again if wanted else self._confirmation(results)
+        return self._measure_again if self._undecided else self._confirmation(going)
+
+    def _lacks_processes(self) -> bool:
+        evidences = self._evidences.values()
+        short = any(1 + len(evidence.again) < self._gate.processes for evidence in evidences)
+        return short and not any(evidence.unconfirmed for evidence in evidences)
+
+    @staticmethod
+    def _given_up(evidence: Evidence) -> bool:
+        """Whether nothing more can be had; another measurement of the test may still be settled."""
+        return bool(evidence.unconfirmed or evidence.undecided)
 
     def _is_open(self, row: Row) -> bool:
         """Whether more processes may change the verdict, and someone waits for that."""
@@ -115,7 +122,8 @@ class Settling:
                 evidence.unconfirmed = "a fresh process did not measure it"
 
     def _take_pair(self) -> None:
-        compared = {key: each for key, each in self._evidences.items() if each.pairs or each.apart or each.confirming}
+        going = {key: each for key, each in self._evidences.items() if not self._given_up(each)}
+        compared = {key: each for key, each in going.items() if each.pairs or each.apart or each.confirming}
         number = 1 + max(len(evidence.pairs) for evidence in compared.values())
         turns = not any(evidence.apart for evidence in compared.values())
         taken: Mapping[str, PairTaken] = {}
@@ -134,24 +142,32 @@ class Settling:
 
     def _confirmation(self, results: Sequence[Result]) -> Callable[[], None] | None:
         """A duet with the code that was recorded, for what the stored baseline alone calls REGRESSED."""
-        for result in results if self._gate.confirm else ():
-            evidence = self._evidences[result.key]
-            timed = [row for row in result.rows if CATALOGUE[row.metric].kind is Kind.TIMED and row.comparison]
-            if not any(row.comparison and row.comparison.verdict is Verdict.REGRESSED for row in timed):
-                continue
-            commit, reason = commit_to_confirm(evidence, self._gate)
-            if commit or reason:
-                return functools.partial(self._confirm, evidence, commit, reason)
-        return None
+        if not self._gate.confirm:
+            return None
+        regressed = [self._evidences[result.key] for result in results if any(map(_is_regressed_in_time, result.rows))]
+        found = [(evidence, *commit_to_confirm(evidence, self._gate)) for evidence in regressed]
+        known = [(evidence, commit, reason) for evidence, commit, reason in found if commit or reason]
+        return functools.partial(self._confirm, known) if known else None
 
-    def _confirm(self, evidence: Evidence, commit: str, reason: str) -> None:
+    def _confirm(self, regressed: Sequence[tuple[Evidence, str, str]]) -> None:
+        """All measurements that a test has of it at once, since pairs serve them all; the commit is the first's."""
+        commit = next((commit for _, commit, _ in regressed if commit), "")
+        said = ""
+
         def prepare() -> None:
-            evidence.confirming = self._fresh.base(commit)
+            nonlocal said
+            said = self._fresh.base(commit)
 
-        reason = reason or self._fresh.spent() or self._tried(f"checking out {commit[:9]} to compare with", prepare)
-        if reason:
-            evidence.undecided = f"by the stored rule: {reason}"
-        else:
+        failed = ""
+        if commit:
+            failed = self._fresh.spent() or self._tried(f"checking out {commit[:9]} to compare with", prepare)
+        for evidence, own, reason in regressed:
+            reason = reason or failed or ("" if own == commit else f"the test's others were recorded at {commit[:9]}")
+            if reason:
+                evidence.undecided = f"by the stored rule: {reason}"
+            else:
+                evidence.confirming = said
+        if said:
             self._take_pair()
 
     def _tried(self, stage: str, what: Callable[[], object]) -> str:
@@ -167,3 +183,9 @@ def _fails_exactly(result: Result) -> bool:
     """By a metric without noise."""
     exact = [row for row in result.rows if CATALOGUE[row.metric].kind is not Kind.TIMED]
     return any(row.verdict is Verdict.REGRESSED for row in exact)
+
+
+def _is_regressed_in_time(row: Row) -> bool:
+    comparison = row.comparison
+    timed = CATALOGUE[row.metric].kind is Kind.TIMED
+    return timed and comparison is not None and comparison.verdict is Verdict.REGRESSED

@@ -100,7 +100,7 @@ def compare_pairs(
     estimate = pairs_estimate(seen, noise)
     shown = next(base.metrics[metric.name].median for base in bases if metric.name in base.metrics)
     told = told_timed(shown, estimate, metric, tolerance, verdict)
-    unfinished = verdict is Verdict.INCONCLUSIVE and len(seen) < most
+    unfinished = verdict is Verdict.INCONCLUSIVE and len(pairs) < most  # also of those that lack the metric
     suspect = unfinished and worth_more(estimate, tolerance)
     count = f"{len(seen)} pair{'s' * (len(seen) != 1)}"
     if verdict is Verdict.INCONCLUSIVE and not told.quiet and len(seen) < noise.fewest:

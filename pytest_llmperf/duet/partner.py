@@ -10,6 +10,8 @@ from pytest_llmperf.duet.channel import FaultError, Message, Process
 from pytest_llmperf.duet.script import Pace
 from pytest_llmperf.errors import LlmperfError, MeasurementError
 
+DONE = "done"
+"""Said when a test is over, whatever was asked last: it may fail anywhere."""
 PATIENCE_S = 900.0
 """For base to load a target and warm it up, or to end a test."""
 MOST_STARTS = 3
@@ -17,7 +19,15 @@ MOST_STARTS = 3
 
 
 class BaseError(LlmperfError):
-    """Base did not do its part. Head can still be measured by itself."""
+    """Base did not do its part. Head can still be measured by itself.
+
+    Args:
+        no_room: for want of memory beside head.
+    """
+
+    def __init__(self, reason: str, *, no_room: bool = False) -> None:
+        super().__init__(reason)
+        self.no_room = no_room
 
 
 @dataclass(frozen=True)
@@ -94,7 +104,7 @@ class Partner:
             self.tell("test", id=test, upcoming=list(self._upcoming(test)))
             self._test = test
             self._passed.clear()
-            self._heard = self.hear("ready", "done", patience=PATIENCE_S)
+            self._heard = self.hear("ready", DONE, patience=PATIENCE_S)
 
     def reach(self, test: str, key: str) -> Reached | Absent:
         """Let base run a test up to where it measures `key`, and stand there warm.
@@ -105,7 +115,7 @@ class Partner:
         self.begin(test)
         while True:
             assert self._heard is not None
-            if self._heard["say"] == "done":
+            if self._heard["say"] == DONE:
                 return self._absent(self._heard, key)
             if self._heard["key"] == key:
                 return Reached(Pace(**self._heard["pace"]), self._heard["workload"])
@@ -116,9 +126,12 @@ class Partner:
         """End the measurement that base stands in; what came of it.
 
         Raises:
-            BaseError: it ended, or does not answer.
+            BaseError: it ended, failed, or does not answer.
         """
-        return self._go_on("end")
+        figures = self._go_on("end")
+        if figures is None:
+            raise self._failed()
+        return figures
 
     def pass_by(self) -> None:
         """Let base measure by itself what head does not compare."""
@@ -154,20 +167,26 @@ class Partner:
         Raises:
             BaseError: it ended, does not answer, or came to the end of its test where it should have gone on.
         """
-        message: Message = self._asked(lambda process: process.hear(*expected, "done", patience=patience))
-        if message["say"] == "done" and "done" not in expected:
+        message: Message = self._asked(lambda process: process.hear(*expected, DONE, patience=patience))
+        if message["say"] == DONE and DONE not in expected:
             self._heard = message
-            raise BaseError(self._absent(message, "").reason)
+            raise self._failed()
         return message
 
-    def _go_on(self, how: str) -> Mapping[str, Any]:
-        """From one measurement to where base stands next."""
+    def _failed(self) -> BaseError:
+        """Why base's test ended while it was measured."""
+        assert self._heard is not None
+        found = self._absent(self._heard, self._test)
+        return BaseError(found.reason, no_room=found.no_room)
+
+    def _go_on(self, how: str) -> Message | None:
+        """From one measurement to where base stands next; what came of it, None where its test failed in it."""
         self.tell(how)
-        measured = self.hear("measured", "done", patience=PATIENCE_S)
-        if measured["say"] == "done":  # it failed while it was measured
+        measured = self.hear("measured", DONE, patience=PATIENCE_S)
+        if measured["say"] == DONE:
             self._heard = measured
-            return {}
-        self._heard = self.hear("ready", "done", patience=PATIENCE_S)
+            return None
+        self._heard = self.hear("ready", DONE, patience=PATIENCE_S)
         return measured
 
     def _absent(self, done: Message, key: str) -> Absent:

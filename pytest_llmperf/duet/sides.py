@@ -22,6 +22,10 @@ PATIENCE_S = 60.0
 """For any answer within a round, beside twenty times what the round should take."""
 
 
+TOLD = ("round", "go", "report", "alone", "end")
+"""What a side that follows may be told while it measures."""
+
+
 class Line(Protocol):
     """Either end of a channel."""
 
@@ -93,9 +97,12 @@ class Lead:
 
     def _round(self, player: Player, script: Script, serving: Serving) -> PairedRound:
         serving.progress(f"round {len(self.own) + 1}, base and head in turns")
-        player.prepare(script)
         patience = _patience(_seconds(script, self.pace, serving.workload))
+        if script.order[0] == "base":  # who begins has prepared last, whichever that is
+            player.prepare(script)
         _prepare(self.base, script, patience)
+        if script.order[0] == "head":
+            player.prepare(script)
         served = player.play(lambda: self.base.tell("go"), lambda: self.base.hear("go", patience=patience))
         if served.whole:
             self.own.append(Round((served.whole,)))

@@ -135,12 +135,13 @@ class Player:
 
     def _generate(self, request: Request, script: Script, turns: Turns) -> Trace:
         clock = TurnClock(self._serving.clock)
+        ends = frozenset(script.ends)  # looked up at every token
         arrived = 0
 
         def rest() -> None:
             nonlocal arrived
             arrived += 1
-            if arrived in script.ends:
+            if arrived in ends:
                 clock.still(turns.pass_on)
 
         trace = self._serving.target.run(request, clock, rest)

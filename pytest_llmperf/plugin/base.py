@@ -12,6 +12,8 @@ import pytest
 
 from pytest_llmperf.duet.channel import FAULT, Channel, Message, own_channel
 from pytest_llmperf.duet.origin import strangers
+from pytest_llmperf.duet.partner import DONE
+from pytest_llmperf.duet.sides import TOLD
 from pytest_llmperf.duet.worktree import Worktree
 from pytest_llmperf.errors import LlmperfError
 from pytest_llmperf.plugin.child import Child
@@ -33,12 +35,7 @@ class Base(Child):
         self._reports: list[pytest.TestReport] = []
 
     def locate(self, reference: Reference) -> Reference:
-        """A local folder that base has not, where head has it: git ignores what is large."""
-        if not isinstance(reference, Pretrained):
-            return reference
-        here = Path(reference.name).absolute()
-        there = None if here.exists() else self._worktree.in_head(here)
-        return Pretrained(str(there)) if there is not None and there.exists() else reference
+        return located(reference, self._worktree)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_cmdline_main(self, config: pytest.Config) -> None:
@@ -63,7 +60,9 @@ class Base(Child):
         items = {item.nodeid: item for item in session.items}
         self.line.tell("collected", protocol=PROTOCOL, tests=len(items), faults=self._faults)
         while True:
-            message = self.line.hear("test", "release")
+            message = self.line.hear("test", "release", *TOLD)
+            if message["say"] in TOLD:  # before head knew that the test had failed
+                continue
             if message["say"] == "release":
                 self._release(session.config)
             elif message["id"] in items:
@@ -71,7 +70,7 @@ class Base(Child):
                 self._run(session, items[message["id"]], following)
             else:
                 fault = self._faults.get(message["id"].partition("::")[0], "")
-                self.line.tell("done", outcome="missing", why=fault)
+                self.line.tell(DONE, outcome="missing", why=fault)
 
     def _run(self, session: pytest.Session, item: pytest.Item, following: pytest.Item | None) -> None:
         """One test with its fixtures; what it leaves set up is what the following one shares with it."""
@@ -83,7 +82,7 @@ class Base(Child):
         skipped = next((report for report in self._reports if report.skipped), None)
         telling = failed or skipped
         outcome = telling.outcome if telling else "passed"
-        self.line.tell("done", outcome=outcome, why=last_line(telling) if telling else "", no_room=self.no_room)
+        self.line.tell(DONE, outcome=outcome, why=last_line(telling) if telling else "", no_room=self.no_room)
 
     def _release(self, config: pytest.Config) -> None:
         running: Any = config.pluginmanager.get_plugin("llmperf-running")
@@ -118,6 +117,15 @@ class Proving:
 
 def worktree_of(request: dict[str, Any]) -> Worktree:
     return Worktree(request["commit"], Path(request["head"]), Path(request["root"]))
+
+
+def located(reference: Reference, worktree: Worktree) -> Reference:
+    """A local folder that base has not, where head has it: git ignores what is large."""
+    if not isinstance(reference, Pretrained):
+        return reference
+    here = Path(reference.name).absolute()
+    there = None if here.exists() else worktree.in_head(here)
+    return Pretrained(str(there)) if there is not None and there.exists() else reference
 
 
 def last_line(report: pytest.TestReport | pytest.CollectReport) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -76,6 +77,12 @@ class Child:
                 setattr(config.option, name, value)
         for name, text in self.request.get("options", {}).items():
             setattr(config.option, name, text)
+
+
+def as_argument(root: Path, nodeid: str) -> str:
+    """A test as the command line names it; what follows its module is no path, though a parameter may look like one."""
+    module, separator, rest = nodeid.partition("::")
+    return f"{root / module}{separator}{rest}"
 
 
 def resolved_options(config: pytest.Config) -> dict[str, str]:

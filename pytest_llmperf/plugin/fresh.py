@@ -17,7 +17,7 @@ import pytest
 
 from pytest_llmperf.duet.channel import python
 from pytest_llmperf.errors import MeasurementError
-from pytest_llmperf.plugin.child import Child
+from pytest_llmperf.plugin.child import Child, as_argument
 from pytest_llmperf.plugin.xdist import call_of
 
 PATIENCE_S = 600.0
@@ -42,7 +42,7 @@ def measured_again(
     with tempfile.TemporaryDirectory(prefix="llmperf-", ignore_cleanup_errors=True) as folder:
         if config.pluginmanager.hasplugin("cacheprovider"):
             arguments = ["-o", f"cache_dir={Path(folder, 'cache')}", *arguments]
-        request = {"arguments": arguments, "tests": [str(config.rootpath / nodeid)], **more}
+        request = {"arguments": arguments, "tests": [as_argument(config.rootpath, nodeid)], **more}
         return results_of(request, called_in, Path(folder), python(main_of), patience)
 
 

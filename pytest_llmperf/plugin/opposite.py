@@ -23,7 +23,7 @@ from pytest_llmperf.duet.worktree import CheckedOut, Worktree, check_out, set_up
 from pytest_llmperf.errors import MeasurementError, UsageError
 from pytest_llmperf.plugin import fresh
 from pytest_llmperf.plugin.base import PROTOCOL
-from pytest_llmperf.plugin.child import resolved_options
+from pytest_llmperf.plugin.child import as_argument, resolved_options
 from pytest_llmperf.plugin.config import option
 from pytest_llmperf.plugin.xdist import call_of
 
@@ -156,8 +156,8 @@ class Calls:
         with tempfile.TemporaryDirectory(prefix="llmperf-", ignore_cleanup_errors=True) as name:
             folder = Path(name)
             root = self._code.worktree.counterpart(self._config.rootpath)
-            request = {**self._request(folder), "tests": [str(root / nodeid)]}
-            command = self._command("pytest_llmperf.plugin.fresh")
+            request = {**self._request(folder), "tests": [as_argument(root, nodeid)]}
+            command = self._command("pytest_llmperf.plugin.apart")
             return fresh.results_of(request, self._called_in(), folder, command, patience, self._environ())
 
     def _request(self, folder: Path) -> dict[str, Any]:

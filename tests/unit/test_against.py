@@ -10,8 +10,10 @@ import pytest
 
 from pytest_llmperf.against import Against, as_base
 from pytest_llmperf.baselines.store import Store
+from pytest_llmperf.duet.channel import FaultError
 from pytest_llmperf.duet.partner import Absent, BaseError, Reached
 from pytest_llmperf.duet.script import Pace
+from pytest_llmperf.errors import OutOfMemoryTargetError
 from pytest_llmperf.gate import Evidence, Gate, stored_workload
 from pytest_llmperf.measure import Effort, measure
 from pytest_llmperf.measure.rounds import Need
@@ -34,12 +36,17 @@ class FakeBase:
 
     said = "abc (main)"
 
-    def __init__(self, clock: FakeClock, found: Any = None, fails: str = "", figures: Any = None) -> None:
+    ends: Exception = BaseError("it has ended")
+
+    def __init__(
+        self, clock: FakeClock, found: Any = None, fails: str = "", figures: Any = None, *, no_room: bool = False
+    ) -> None:
         self.line = self
         self.told: list[str] = []
         self._clock = clock
         self._found = Reached(PACE, stored_workload(WORKLOAD)) if found is None else found
         self._fails = fails
+        self._no_room = no_room
         self._figures = {"session": session().model_dump()} if figures is None else figures
 
     def reach(self, test: str, key: str) -> Any:
@@ -49,7 +56,7 @@ class FakeBase:
     def tell(self, say: str, **content: Any) -> None:
         self.told.append(say)
         if say == self._fails:
-            raise BaseError("the base process ended by SIGKILL")
+            raise BaseError("the base process ended by SIGKILL", no_room=self._no_room)
         if say == "go":
             self._clock.advance(1.0)
 
@@ -64,7 +71,7 @@ class FakeBase:
         self.told.append("pass by")
 
     def leave(self) -> None:
-        raise BaseError("it has ended")
+        raise self.ends
 
     release = leave
 
@@ -120,6 +127,39 @@ def test_for_want_of_room_the_processes_are_to_run_apart(tmp_path: Path) -> None
     course = Course(tmp_path, found=Absent("it needs 2 GiB", no_room=True))
     course.run()
     assert course.evidence.apart
+
+
+def test_a_base_that_runs_out_of_memory_within_a_round_is_to_run_apart(tmp_path: Path) -> None:
+    course = Course(tmp_path, fails="go", no_room=True)
+    course.run()
+    assert course.evidence.apart
+
+
+def _failing_once(what: Callable[..., Any], error: Exception) -> Any:
+    errors = [error]
+
+    def failing(*arguments: Any) -> Any:
+        if errors:
+            raise errors.pop()
+        return what(*arguments)
+
+    return failing
+
+
+def test_where_head_has_no_room_beside_base_it_is_measured_once_base_has_made_room(tmp_path: Path) -> None:
+    course = Course(tmp_path)
+    course.base.release = lambda: course.base.told.append("release")
+    course.target.request = _failing_once(course.target.request, OutOfMemoryTargetError("gpt2 ran out of memory"))
+    assert len(course.run().rounds) == 1
+    assert course.base.told[-2:] == ["release", "by itself"]
+    assert course.evidence.apart
+    assert course.evidence.absent == "head has no room beside it: gpt2 ran out of memory"
+
+
+def test_a_fault_of_base_is_not_raised_where_its_test_is_left(tmp_path: Path) -> None:
+    course = Course(tmp_path)
+    course.base.ends = FaultError("base would not run base's code")
+    Against(course.base).leave()
 
 
 def test_another_workload_is_passed_by(tmp_path: Path) -> None:

@@ -46,6 +46,13 @@ def test_two_pairs_that_agree_are_a_regression_and_are_told() -> None:
     assert found.note == "tolerance 5 %; 2 pairs"
 
 
+def test_pairs_that_lack_the_metric_are_not_asked_for_without_end() -> None:
+    lacking = [pair(metric="ttft_ms") for _ in range(most_pairs("cpu") - 1)]
+    assert compared(pair(0.2), *lacking[1:]).suspect
+    found = compared(pair(0.2), *lacking)
+    assert (found.verdict, found.suspect, found.unfinished) == (Verdict.INCONCLUSIVE, False, False)
+
+
 def test_one_pair_shows_that_nothing_changed_where_the_noise_is_known() -> None:
     assert compared(pair(0.001)).verdict is Verdict.OK
     assert compared(pair(-0.1)).verdict is Verdict.IMPROVED

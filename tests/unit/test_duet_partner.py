@@ -96,7 +96,8 @@ def test_a_test_that_ends_in_the_middle_of_a_round_is_told_with_its_reason_and_t
 def test_a_test_that_fails_while_it_is_measured_has_measured_nothing() -> None:
     base = partner(FakeProcess(ready("test_a"), done("failed", why="boom")))
     base.reach("test_a", "test_a")
-    assert base.measured() == {}
+    with pytest.raises(BaseError, match=r"^its test fails: boom$"):
+        base.measured()
 
 
 def test_a_process_that_ends_is_started_again_for_the_next_test_but_not_for_ever() -> None:

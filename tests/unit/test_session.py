@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from pytest_llmperf import tpot_ms, ttft_ms
-from pytest_llmperf.errors import DeviceMissingError, MeasurementError, TargetError, UsageError
+from pytest_llmperf.errors import DeviceMissingError, MeasurementError, NoRoomError, TargetError, UsageError
 from pytest_llmperf.limits import parse
 from pytest_llmperf.measure import Need
 from pytest_llmperf.metrics import CATALOGUE
@@ -134,6 +134,35 @@ def test_what_cannot_be_loaded_is_an_error_and_leaves_the_next_try_free(session)
         llm.load("./missing")
     llm.load(SMALL)
     assert llm.measure().target == resolve(SMALL).id
+
+
+class Releasing:
+    """Against a base that holds what is in head's way, and can let go of it."""
+
+    def __init__(self):
+        self.in_the_way = True
+
+    def release(self):
+        self.in_the_way = False
+
+
+@pytest.mark.parametrize("against", [Releasing(), None], ids=["base", "alone"])
+def test_what_base_holds_gives_way_to_what_head_loads(session, monkeypatch, against):
+    session.against = against
+    load = session.targets.load
+
+    def load_if_there_is_room(*what, **how):
+        if against is None or against.in_the_way:
+            raise NoRoomError("it needs 2 GiB")
+        return load(*what, **how)
+
+    monkeypatch.setattr(session.targets, "load", load_if_there_is_room)
+    llm = llm_of(session, ((), {"model": SMALL}))
+    if against is None:
+        with pytest.raises(NoRoomError, match="2 GiB"):
+            _ = llm.target
+    else:
+        assert llm.target.id == resolve(SMALL).id
 
 
 def test_a_device_that_is_not_here_is_an_error_of_its_own(session, monkeypatch):

@@ -59,19 +59,21 @@ class FakeFresh:
     fails: str = ""
     no_base: str = ""
     budget: int = 100
+    keys: tuple[str, ...] = (KEY,)
     asked: list[str] = dataclasses.field(default_factory=list)
 
     def again(self, test: str) -> Mapping[str, Session]:
         self.asked.append("again")
         if self.fails:
             raise MeasurementError(self.fails)
-        return {KEY: session(tpot=self.tpot)}
+        return {key: session(tpot=self.tpot) for key in self.keys}
 
     def pair(self, test: str, first: str, *, turns: bool) -> Mapping[str, PairTaken]:
         self.asked.append(f"{first} first{'' if turns else ', apart'}")
         if self.fails:
             raise MeasurementError(self.fails)
-        return {KEY: dataclasses.replace(taken(self.change, self.error), turns=turns)}
+        pair = dataclasses.replace(taken(self.change, self.error), turns=turns)
+        return dict.fromkeys(self.keys, pair)
 
     def base(self, commit: str) -> str:
         self.asked.append(f"base {commit}")
@@ -164,6 +166,15 @@ def test_a_pair_that_lacks_the_measurement_leaves_it_undecided(gate: Gate) -> No
     assert result.undecided == "a fresh pair did not measure it"
 
 
+def test_what_one_measurement_lacks_does_not_keep_another_from_being_settled(gate: Gate) -> None:
+    fresh = FakeFresh(change=0.06)
+    both = [evidence(against="abc", label=label, pairs=[taken(0.06)]) for label in ("other", "")]
+    other, result = settled(gate, fresh, *both)
+    assert other.undecided == "a fresh pair did not measure it"
+    assert (result.undecided, result.verdict) == ("", Verdict.REGRESSED)
+    assert len(result.pairs) > 2 > len(other.pairs)
+
+
 def test_without_room_for_both_processes_run_one_after_the_other(gate: Gate) -> None:
     fresh = FakeFresh(change=0.001)
     (result,) = settled(gate, fresh, evidence(against="abc", absent="no room", apart=True))
@@ -190,6 +201,12 @@ def test_a_test_that_fails_by_a_metric_without_noise_takes_no_pairs_for_its_time
     assert tpot_of(result).comparison.suspect
 
 
+def test_where_neither_turns_nor_processes_apart_can_be_had_both_reasons_are_told(gate: Gate) -> None:
+    there = evidence(against="abc (main)", absent="no room", apart=True)
+    (result,) = settled(gate, FakeFresh(fails="it ended"), there)
+    assert result.new == "base abc (main): no room; one after the other: it ended"
+
+
 # Stored baselines
 
 
@@ -214,6 +231,33 @@ def test_what_the_stored_times_call_regressed_is_settled_with_the_commit_that_re
     assert fresh.asked[:3] == ["again", f"base {COMMIT}", "head first"]
     assert tpot_of(result).verdict is Verdict.REGRESSED
     assert tpot_of(result).comparison.note.endswith("pairs; by duet with abcdef012 (recorded)")
+
+
+def test_one_duet_settles_all_that_a_test_measured(stored: Gate) -> None:
+    labels = ("short", "long")
+    keys = tuple(f"{KEY}::{label}" for label in labels)
+    for key in keys:
+        stored.store.record([recording(key, session())], append=False)
+    fresh = FakeFresh(change=0.001, keys=keys)
+    results = settled(stored, fresh, *(evidence(tpot=80.0, label=label) for label in labels))
+    assert fresh.asked == ["again", f"base {COMMIT}", "head first"]
+    assert not any(result.fails for result in results)
+
+
+def test_what_was_recorded_at_another_commit_than_the_tests_others_stays_with_the_stored_rule(
+    stored: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = ("short", "long")
+    keys = tuple(f"{KEY}::{label}" for label in labels)
+    for key in keys:
+        stored.store.record([recording(key, session())], append=False)
+    commits = {"short": (COMMIT, ""), "long": ("0123456789abcdef", "")}
+    monkeypatch.setattr(settle, "commit_to_confirm", lambda evidence, gate: commits[evidence.label])
+    short, long = settled(
+        stored, FakeFresh(change=0.001, keys=keys), *(evidence(tpot=80.0, label=label) for label in labels)
+    )
+    assert (short.fails, long.fails) == (False, True)
+    assert long.undecided == "by the stored rule: the test's others were recorded at abcdef012"
 
 
 def test_a_duet_that_sees_no_change_takes_the_regression_back(stored: Gate) -> None:
