@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from pytest_llmperf.baselines import schema
 from pytest_llmperf.duet.compare import PairTaken, one_after_the_other
@@ -121,5 +122,8 @@ def main() -> int:
 
 
 def _sessions(results: list[dict[str, Any]]) -> dict[str, schema.Session]:
-    recorded = [schema.Recording(**result["recording"]) for result in results if result["recording"]]
+    try:
+        recorded = [schema.Recording(**result["recording"]) for result in results if result["recording"]]
+    except ValidationError as error:  # of base, in an environment of its own
+        raise MeasurementError(f"a fresh process said what nobody can read: {error.errors()[0]['msg']}") from None
     return {recording.key: recording.sessions[0] for recording in recorded}

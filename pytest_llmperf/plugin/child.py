@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from pytest_llmperf.duet.sides import Line
 from pytest_llmperf.options import OPTIONS
+from pytest_llmperf.targets import Reference
 
 CHILD = pytest.StashKey["Child"]()
 """Set in a process that another one started: who started it judges."""
@@ -65,8 +67,14 @@ class Child:
 
     def __init__(self, request: Mapping[str, Any]) -> None:
         self.request = request
+        self.line: Line | None = None
+        """To who says what is done, where that is another process."""
         self.no_room = False
         """Whether a target of the last test did not fit into memory."""
+
+    def locate(self, reference: Reference) -> Reference:
+        """Where a target lies that a test names."""
+        return reference
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_cmdline_main(self, config: pytest.Config) -> None:

@@ -70,7 +70,9 @@ def results_of(
     return results
 
 
-def _run(command: list[str], folder: str | Path, told: Path, patience: float, environ: Mapping[str, str] | None) -> str:
+def _run(
+    command: list[str], folder: str | Path, told: Path, patience: float, environ: Mapping[str, str] | None = None
+) -> str:
     """The output of a command, which does not outlive this process's interest in it.
 
     A file, and no pipe: whatever the command leaves running would hold a pipe open.

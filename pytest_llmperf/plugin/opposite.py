@@ -217,6 +217,7 @@ class Opposite:
         self._partners: dict[int, Partner] = {}
         self._at = 0
         """Which of them runs the current test."""
+        self._test = ""
 
     def launch(self) -> None:
         """Start base's process, without waiting for it."""
@@ -241,7 +242,9 @@ class Opposite:
         Raises:
             BaseError: it ended, or does not answer.
         """
-        self._at = 0
+        if self._at and test != self._test:
+            self.line.release()  # or three targets would be in memory
+        self._at, self._test = 0, test
         found = self.line.reach(test, key)
         while isinstance(found, Absent) and found.missing and self._at + 1 < len(self._codes):
             self.line.release()

@@ -19,7 +19,7 @@ from pytest_llmperf.gate import Gate
 from pytest_llmperf.metrics import CATALOGUE, Kind
 from pytest_llmperf.model import Result, Row, plain
 from pytest_llmperf.plugin.again import FreshProcesses
-from pytest_llmperf.plugin.child import CHILD
+from pytest_llmperf.plugin.child import CHILD, Child
 from pytest_llmperf.plugin.config import baselines_folder, is_recording, option
 from pytest_llmperf.plugin.items import FIXTURES, hiding_fixture, key_of, measures
 from pytest_llmperf.plugin.marks import levels_of
@@ -46,6 +46,7 @@ class Running:
         smoke = option(config, "mode") == "smoke"
         self._opposite = None if smoke else _opposite(config, measuring, self._progress)
         self._fresh = None if smoke or CHILD in config.stash else FreshProcesses(config, self._opposite, self._progress)
+        child = config.stash.get(CHILD, Child({}))
         self._session = Session(
             Defaults(
                 device=option(config, "device"),
@@ -55,13 +56,13 @@ class Running:
                 max_time=option(config, "max_time"),
                 smoke=smoke,
             ),
-            self._progress,
-            _exclusive(config),
-            None if smoke else _gate(config, len(measuring)),
-            self._fresh,
-            Against(self._opposite) if self._opposite is not None else None,
-            getattr(config.stash.get(CHILD, None), "line", None),
-            getattr(config.stash.get(CHILD, None), "locate", lambda reference: reference),
+            progress=self._progress,
+            exclusive=_exclusive(config),
+            gate=None if smoke else _gate(config, len(measuring)),
+            fresh=self._fresh,
+            against=Against(self._opposite) if self._opposite is not None else None,
+            line=child.line,
+            locate=child.locate,
         )
 
     def release(self) -> None:

@@ -352,7 +352,7 @@ def test_a_base_that_hangs_is_given_up_and_the_next_test_is_compared(tmp_path: P
     run = project.against()
     assert run.status == OK
     assert run.verdicts["test_waiting"] == "NEW"
-    assert f"base {project.short()} (merge base with base) process said nothing for 5 s" in run.text
+    assert f"base {project.short()} (merge base with base): the base process said nothing for 5 s" in run.text
     assert run.verdicts["test_turn"] in COMPARED
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "begun").read_text()), 0)

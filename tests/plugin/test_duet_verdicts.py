@@ -54,7 +54,7 @@ def test_a_budget_that_is_spent_leaves_suspects_undecided_and_names_them(tmp_pat
     assert run.verdicts["test_other"] == "INCONCLUSIVE"
     run.has(
         "test_chat.py::test_other: tpot_ms * → * ms (+*; the 0.001 s of --llmperf-budget are spent)",
-        "1 undecided: the 0.001 s of --llmperf-budget are spent",
+        "2 undecided: the 0.001 s of --llmperf-budget are spent",
     )
     assert project.left() == []
 
