@@ -29,7 +29,7 @@ class Base(Child):
     def __init__(self, request: dict[str, Any], channel: Channel) -> None:
         super().__init__(request)
         self._worktree = worktree_of(request)
-        self.line = Proving(channel, self._worktree, [Path(root) for root in request["roots"]])
+        self._head = self.line = Proving(channel, self._worktree, [Path(root) for root in request["roots"]])
         self._faults: dict[str, str] = {}
         """Module → why it could not be collected."""
         self._reports: list[pytest.TestReport] = []
@@ -58,9 +58,9 @@ class Base(Child):
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         """In place of pytest's own loop: which test comes next is head's to say."""
         items = {item.nodeid: item for item in session.items}
-        self.line.tell("collected", protocol=PROTOCOL, tests=len(items), faults=self._faults)
+        self._head.tell("collected", protocol=PROTOCOL, tests=len(items), faults=self._faults)
         while True:
-            message = self.line.hear("test", "release", *TOLD)
+            message = self._head.hear("test", "release", *TOLD)
             if message["say"] in TOLD:  # before head knew that the test had failed
                 continue
             if message["say"] == "release":
@@ -70,7 +70,7 @@ class Base(Child):
                 self._run(session, items[message["id"]], following)
             else:
                 fault = self._faults.get(message["id"].partition("::")[0], "")
-                self.line.tell(DONE, outcome="missing", why=fault)
+                self._head.tell(DONE, outcome="missing", why=fault)
 
     def _run(self, session: pytest.Session, item: pytest.Item, following: pytest.Item | None) -> None:
         """One test with its fixtures; what it leaves set up is what the following one shares with it."""
@@ -82,13 +82,13 @@ class Base(Child):
         skipped = next((report for report in self._reports if report.skipped), None)
         telling = failed or skipped
         outcome = telling.outcome if telling else "passed"
-        self.line.tell(DONE, outcome=outcome, why=last_line(telling) if telling else "", no_room=self.no_room)
+        self._head.tell(DONE, outcome=outcome, why=last_line(telling) if telling else "", no_room=self.no_room)
 
     def _release(self, config: pytest.Config) -> None:
         running: Any = config.pluginmanager.get_plugin("llmperf-running")
         if running is not None:
             running.release()
-        self.line.tell("released")
+        self._head.tell("released")
 
 
 class Proving:
