@@ -38,7 +38,6 @@ from pytest_llmperf.verdict.comparison import (
     BETA,
     FLOOR,
     HARMLESS,
-    MOST_PAIRS,
     PAIRED_ROUNDS,
     PRIORS,
     Estimate,
@@ -47,6 +46,7 @@ from pytest_llmperf.verdict.comparison import (
     Pair,
     alpha,
     decide,
+    most_pairs,
     pair_of,
     pairs_verdict,
     stored_estimate,
@@ -258,7 +258,7 @@ def same_as_the_plugin(trials: Trials, changes: Sequence[float]) -> None:
 def replayed(record: Mapping[str, Any], count: int, draw: np.random.Generator) -> dict[str, Trials]:
     """Trials from a trace file, by what is shown of them."""
     device = record["hardware"].partition("-")[0]
-    most = MOST_PAIRS.get(device, MOST_PAIRS["cpu"])
+    most = most_pairs(device)
     found = {}
     for metric in ("tpot_ms", "ttft_ms"):
         pairs = recorded(record, metric)
@@ -279,7 +279,7 @@ def calibrated_by_each(pairs: Pairs, count: int, draw: np.random.Generator) -> A
 
 
 def simulated_trials(machine: Machine, count: int, draw: np.random.Generator) -> dict[str, Trials]:
-    pairs, most = simulated(machine, draw), MOST_PAIRS["cpu"]
+    pairs, most = simulated(machine, draw), most_pairs("cpu")
     known = Noise(0.0, 0.0, df=CALIBRATED_WITH, calibrated=True)
     prior = PRIORS["cpu"]
     return {

@@ -22,7 +22,7 @@ from pytest_llmperf.reports.noise import Level, noise_text
 from pytest_llmperf.reports.terminal import standard_output
 from pytest_llmperf.targets import LoadOptions, resolve
 from pytest_llmperf.units import short_duration
-from pytest_llmperf.verdict.comparison import MOST_PAIRS, PAIRED_ROUNDS, precise_enough
+from pytest_llmperf.verdict.comparison import PAIRED_ROUNDS, most_pairs, precise_enough
 
 TARGET = "random:gpt2?n_layer=2&n_embd=256&n_head=4&vocab_size=1000"
 """About 2 ms per token: neither all overhead nor all arithmetic, and nothing to download."""
@@ -61,7 +61,7 @@ def calibrate(parsed: argparse.Namespace) -> int:
     colour, width = standard_output()
     print(f"{ready.target} · {environment.device} {environment.device_name} · {environment.dtype} · ", end="")
     print(f"threads {environment.threads}")
-    most = MOST_PAIRS.get(environment.device_type, MOST_PAIRS["cpu"])
+    most = most_pairs(environment.device_type)
     print(noise_text(_levels(known, ready), OPTIONS["tolerance"].default, most, width, colour))
     print(f"stored in {path}")
     return 0

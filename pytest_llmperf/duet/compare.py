@@ -13,8 +13,8 @@ from pytest_llmperf.baselines.schema import Session
 from pytest_llmperf.metrics import Kind, Metric
 from pytest_llmperf.model import Comparison, Unknown, Verdict
 from pytest_llmperf.verdict.comparison import (
-    MOST_PAIRS,
     Pair,
+    most_pairs,
     pairs_estimate,
     pairs_verdict,
     worth_more,
@@ -69,10 +69,6 @@ def one_after_the_other(base: Session, head: Session) -> PairTaken:
             error = math.hypot(then.error / then.median, now.error / now.median)
             differences[name] = Pair(math.log(now.median / then.median), error)
     return PairTaken(base, head, differences, turns=False)
-
-
-def most_pairs(device_type: str) -> int:
-    return MOST_PAIRS.get(device_type, MOST_PAIRS["cpu"])
 
 
 def compare_pairs(

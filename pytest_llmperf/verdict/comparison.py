@@ -61,6 +61,11 @@ PRIORS: Mapping[str, Noise] = MappingProxyType({"cpu": Noise(0.02, 0.05), "cuda"
 MOST_PAIRS: Mapping[str, int] = MappingProxyType({"cpu": 8, "cuda": 4})
 
 
+def most_pairs(device_type: str) -> int:
+    """Pairs after which a duet ends; other device types are taken as cpu."""
+    return MOST_PAIRS.get(device_type, MOST_PAIRS["cpu"])
+
+
 @dataclass(frozen=True)
 class Estimate:
     """ln(head/base) where positive is worse, its standard error, and the degrees of freedom of that error."""

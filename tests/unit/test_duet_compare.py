@@ -8,10 +8,10 @@ import math
 import pytest
 
 from pytest_llmperf.baselines.compare import Rules
-from pytest_llmperf.duet.compare import PairTaken, compare_pairs, most_pairs, one_after_the_other
+from pytest_llmperf.duet.compare import PairTaken, compare_pairs, one_after_the_other
 from pytest_llmperf.metrics import CATALOGUE
 from pytest_llmperf.model import Comparison, Unknown, Verdict
-from pytest_llmperf.verdict.comparison import Noise, Pair
+from pytest_llmperf.verdict.comparison import Noise, Pair, most_pairs
 from tests.stored import session
 
 TPOT, WEIGHTS = CATALOGUE["tpot_ms"], CATALOGUE["weights_mib"]

@@ -13,14 +13,14 @@ import pytest
 from pytest_llmperf import settle
 from pytest_llmperf.baselines.schema import Session
 from pytest_llmperf.baselines.store import Store
-from pytest_llmperf.duet.compare import PairTaken, most_pairs
+from pytest_llmperf.duet.compare import PairTaken
 from pytest_llmperf.errors import MeasurementError
 from pytest_llmperf.gate import Evidence, Gate
 from pytest_llmperf.judge import judge
 from pytest_llmperf.model import Environment, Measurement, Result, Sample, Unknown, Verdict, Workload
 from pytest_llmperf.settings import Settings
 from pytest_llmperf.settle import Settling
-from pytest_llmperf.verdict.comparison import Pair
+from pytest_llmperf.verdict.comparison import Pair, most_pairs
 from tests.stored import CPU, KEY, recording, session
 
 HERE = Environment(device="cpu", hardware=CPU, dtype="float32", threads=1)
