@@ -8,13 +8,14 @@ import math
 import os
 import platform
 import re
-import subprocess
 from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 
 from pytest_llmperf import nvml
+from pytest_llmperf.errors import UsageError
+from pytest_llmperf.git import ask
 from pytest_llmperf.model import Environment, Unknown
 from pytest_llmperf.targets import Target
 
@@ -152,18 +153,13 @@ def commit(folder: Path, apart: Path) -> tuple[str, bool]:
     Args:
         apart: a folder whose files do not count as differing: the baselines, which a recording changes.
     """
-    sha = _git(folder, "rev-parse", "HEAD")
     own = [f":(exclude){apart.relative_to(folder)}"] if folder in apart.parents else []
-    changed = _git(folder, "status", "--porcelain", "--untracked-files=no", "--", ".", *own)
-    return sha, bool(sha and changed)
-
-
-def _git(folder: Path, *arguments: str) -> str:
     try:
-        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return done.stdout.strip()
+        sha = ask(folder, "rev-parse", "HEAD")
+        changed = ask(folder, "status", "--porcelain", "--untracked-files=no", "--", ".", *own)
+    except UsageError:  # no git
+        return "", False
+    return sha, bool(sha and changed)
 
 
 def _cuda_indices(device: str) -> list[int]:

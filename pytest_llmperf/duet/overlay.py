@@ -7,9 +7,9 @@ import shutil
 from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 
-from pytest_llmperf.duet.repository import git
 from pytest_llmperf.duet.worktree import Worktree, within
 from pytest_llmperf.errors import LlmperfError
+from pytest_llmperf.git import git
 
 _OF_TESTS = ("tests", "test", "testing")
 

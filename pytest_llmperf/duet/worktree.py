@@ -25,8 +25,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from pytest_llmperf.duet.repository import ask, git, outside_hooks, toplevel
+from pytest_llmperf.duet.repository import toplevel
 from pytest_llmperf.errors import LlmperfError, UsageError
+from pytest_llmperf.git import ask, git, outside_hooks
 
 _PREFIX = "llmperf-base-"
 _LOCK = ".lock"

@@ -18,9 +18,10 @@ from pytest_llmperf.duet.channel import Process, python
 from pytest_llmperf.duet.origin import import_roots, is_heads
 from pytest_llmperf.duet.overlay import overlay
 from pytest_llmperf.duet.partner import PATIENCE_S, Absent, BaseError, Partner, Reached
-from pytest_llmperf.duet.repository import Base, outside_hooks
+from pytest_llmperf.duet.repository import Base
 from pytest_llmperf.duet.worktree import CheckedOut, Worktree, check_out, set_up, within
 from pytest_llmperf.errors import MeasurementError, UsageError
+from pytest_llmperf.git import outside_hooks
 from pytest_llmperf.plugin import fresh
 from pytest_llmperf.plugin.base import PROTOCOL
 from pytest_llmperf.plugin.child import as_argument, resolved_options

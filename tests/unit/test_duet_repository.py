@@ -7,8 +7,9 @@ import re
 
 import pytest
 
-from pytest_llmperf.duet.repository import Base, base_of, commit_here, outside_hooks, toplevel
+from pytest_llmperf.duet.repository import Base, base_of, commit_here, toplevel
 from pytest_llmperf.errors import UsageError
+from pytest_llmperf.git import outside_hooks
 from tests.repositories import SETTINGS, commit, git, repository
 
 PULL_REQUEST = {"GITHUB_EVENT_NAME": "pull_request"}

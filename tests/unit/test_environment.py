@@ -434,3 +434,10 @@ def test_a_real_gpu_has_a_key_and_a_power_limit():
     assert environment_module.hardware("cuda:0").startswith("cuda-nvidia-")
     assert environment_module.hardware("cuda:0").endswith("-x1")
     assert set(environment_module.machine("cuda:0")) <= {"power limit"}
+
+
+def test_a_git_hook_that_pytest_is_run_from_names_no_other_commit(repository, tmp_path, monkeypatch):
+    here = git(repository, "rev-parse", "HEAD")
+    git(tmp_path, "init", "--quiet", "elsewhere")
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "elsewhere" / ".git"))
+    assert commit(repository, repository / "baselines") == (here, False)
