@@ -87,9 +87,8 @@ class Against:
                     return not rules.gates(CATALOGUE[name]) or precise(pair, rules.noise_of(name))
 
                 line = self._opposite.line
-                lead = Lead(
-                    line, pace, enough, look, secrets.randbits(32)
-                )  # tests may have seeded what others draw from
+                seed = secrets.randbits(32)  # tests may have seeded what others draw from
+                lead = Lead(line, pace, enough, look, seed)
                 measurement = measured(lead)
                 base = Session(**line.measured().get("session", {}))
                 head = gate.session(measurement, evidence.settings, compared)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +15,7 @@ from pytest_llmperf.duet.repository import Base, commit_here
 from pytest_llmperf.duet.script import Side
 from pytest_llmperf.errors import LlmperfError, MeasurementError
 from pytest_llmperf.plugin import fresh
+from pytest_llmperf.plugin.child import run_as
 from pytest_llmperf.plugin.config import option
 from pytest_llmperf.plugin.opposite import OPPOSITE, Calls, Code, Opposite, checked_out
 
@@ -116,9 +114,8 @@ class FreshHead(fresh.Fresh):
 
 
 def main() -> int:
-    """Run as head of a fresh pair; the command line names the request."""
-    request = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    return int(pytest.main(request["arguments"], plugins=[FreshHead(request)]))
+    """Run as head of a fresh pair."""
+    return run_as(FreshHead)
 
 
 def _sessions(results: list[dict[str, Any]]) -> dict[str, schema.Session]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +14,44 @@ from pytest_llmperf.duet.partner import DONE
 from pytest_llmperf.duet.sides import TOLD
 from pytest_llmperf.duet.worktree import Worktree
 from pytest_llmperf.errors import LlmperfError
-from pytest_llmperf.plugin.child import Child
+from pytest_llmperf.plugin.child import Child, run_as
 from pytest_llmperf.targets import Pretrained, Reference
 
 PROTOCOL = 1
 """What head and base say to each other; base may have another version of this package, in its own environment."""
 
 
-class Base(Child):
-    """The plugin that makes a pytest run serve as base."""
+class OnBase(Child):
+    """Any child that runs on base's code."""
 
-    def __init__(self, request: dict[str, Any], channel: Channel) -> None:
+    def __init__(self, request: Mapping[str, Any]) -> None:
         super().__init__(request)
         self._worktree = worktree_of(request)
-        self._head = self.line = Proving(channel, self._worktree, [Path(root) for root in request["roots"]])
+
+    def locate(self, reference: Reference) -> Reference:
+        """A local folder that base has not, where head has it: git ignores what is large."""
+        if not isinstance(reference, Pretrained):
+            return reference
+        here = Path(reference.name).absolute()
+        there = None if here.exists() else self._worktree.in_head(here)
+        return Pretrained(str(there)) if there is not None and there.exists() else reference
+
+    def fault(self) -> str:
+        """Why what is loaded is not all base's code; empty where it is."""
+        found = strangers(self._worktree, [Path(root) for root in self.request["roots"]])
+        more = f" (and {len(found) - 1} more such modules)" if len(found) > 1 else ""
+        return f"base would not run base's code: {found[0]}{more}" if found else ""
+
+
+class Base(OnBase):
+    """The plugin that makes a pytest run serve as base."""
+
+    def __init__(self, request: Mapping[str, Any], channel: Channel) -> None:
+        super().__init__(request)
+        self._head = self.line = Proving(channel, self.fault)
         self._faults: dict[str, str] = {}
         """Module → why it could not be collected."""
         self._reports: list[pytest.TestReport] = []
-
-    def locate(self, reference: Reference) -> Reference:
-        return located(reference, self._worktree)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_cmdline_main(self, config: pytest.Config) -> None:
@@ -94,10 +110,9 @@ class Base(Child):
 class Proving:
     """A channel on which base speaks of a measurement only as long as all code that is loaded is base's."""
 
-    def __init__(self, channel: Channel, worktree: Worktree, roots: Sequence[Path]) -> None:
+    def __init__(self, channel: Channel, fault: Callable[[], str]) -> None:
         self._channel = channel
-        self._worktree = worktree
-        self._roots = roots
+        self._fault = fault
 
     def tell(self, say: str, **content: Any) -> None:
         """As `Channel.tell`.
@@ -105,27 +120,17 @@ class Proving:
         Raises:
             LlmperfError: a module of the project was loaded from elsewhere; head is told so.
         """
-        if say in ("collected", "ready", "measured") and (found := strangers(self._worktree, self._roots)):
-            more = f" (and {len(found) - 1} more such modules)" if len(found) > 1 else ""
-            self._channel.tell(FAULT, why=f"base would not run base's code: {found[0]}{more}")
-            raise LlmperfError(found[0])
+        if say in ("collected", "ready", "measured") and (fault := self._fault()):
+            self._channel.tell(FAULT, why=fault)
+            raise LlmperfError(fault)
         self._channel.tell(say, **content)
 
     def hear(self, *expected: str, patience: float | None = None) -> Message:
         return self._channel.hear(*expected, patience=patience)
 
 
-def worktree_of(request: dict[str, Any]) -> Worktree:
-    return Worktree(request["commit"], Path(request["head"]), Path(request["root"]))
-
-
-def located(reference: Reference, worktree: Worktree) -> Reference:
-    """A local folder that base has not, where head has it: git ignores what is large."""
-    if not isinstance(reference, Pretrained):
-        return reference
-    here = Path(reference.name).absolute()
-    there = None if here.exists() else worktree.in_head(here)
-    return Pretrained(str(there)) if there is not None and there.exists() else reference
+def worktree_of(record: Mapping[str, Any]) -> Worktree:
+    return Worktree(record["commit"], Path(record["head"]), Path(record["root"]))
 
 
 def last_line(report: pytest.TestReport | pytest.CollectReport) -> str:
@@ -141,7 +146,6 @@ def last_line(report: pytest.TestReport | pytest.CollectReport) -> str:
 
 
 def main() -> int:
-    """Run as base; the command line names the request."""
+    """Run as base."""
     channel = own_channel()
-    request = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    return int(pytest.main(request["arguments"], plugins=[Base(request, channel)]))
+    return run_as(lambda request: Base(request, channel))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +87,17 @@ class Child:
                 setattr(config.option, name, value)
         for name, text in self.request.get("options", {}).items():
             setattr(config.option, name, text)
+
+
+def run_as(plugin: Callable[[dict[str, Any]], Child]) -> int:
+    """Run pytest as the child that the request asks for, which the command line names."""
+    request = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    return int(pytest.main(request["arguments"], plugins=[plugin(request)]))
+
+
+def own_cache(config: pytest.Config, folder: Path) -> list[str]:
+    """Arguments that give a child a cache of its own, where there is one at all."""
+    return ["-o", f"cache_dir={folder / 'cache'}"] if config.pluginmanager.hasplugin("cacheprovider") else []
 
 
 def as_argument(root: Path, nodeid: str) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ import pytest
 
 from pytest_llmperf.duet.channel import python
 from pytest_llmperf.errors import MeasurementError
-from pytest_llmperf.plugin.child import Child, as_argument
+from pytest_llmperf.plugin.child import Child, as_argument, own_cache, run_as
 from pytest_llmperf.plugin.xdist import call_of
 
 PATIENCE_S = 600.0
@@ -40,8 +39,7 @@ def measured_again(
     """
     arguments, called_in = call_of(config)
     with tempfile.TemporaryDirectory(prefix="llmperf-", ignore_cleanup_errors=True) as folder:
-        if config.pluginmanager.hasplugin("cacheprovider"):
-            arguments = ["-o", f"cache_dir={Path(folder, 'cache')}", *arguments]
+        arguments = [*own_cache(config, Path(folder)), *arguments]
         request = {"arguments": arguments, "tests": [as_argument(config.rootpath, nodeid)], **more}
         return results_of(request, called_in, Path(folder), python(main_of), patience)
 
@@ -122,6 +120,5 @@ class Fresh(Child):
 
 
 def main() -> int:
-    """Run as a fresh process; the command line names the request."""
-    request = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    return int(pytest.main(request["arguments"], plugins=[Fresh(request)]))
+    """Run as a fresh process."""
+    return run_as(Fresh)

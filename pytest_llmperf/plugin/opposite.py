@@ -23,8 +23,8 @@ from pytest_llmperf.duet.worktree import CheckedOut, Worktree, check_out, set_up
 from pytest_llmperf.errors import MeasurementError, UsageError
 from pytest_llmperf.git import outside_hooks
 from pytest_llmperf.plugin import fresh
-from pytest_llmperf.plugin.base import PROTOCOL
-from pytest_llmperf.plugin.child import as_argument, resolved_options
+from pytest_llmperf.plugin.base import PROTOCOL, worktree_of
+from pytest_llmperf.plugin.child import as_argument, own_cache, resolved_options
 from pytest_llmperf.plugin.config import option
 from pytest_llmperf.plugin.xdist import call_of
 
@@ -70,8 +70,7 @@ class Code:
 
     @classmethod
     def from_plain(cls, record: Mapping[str, Any]) -> Code:
-        worktree = Worktree(record["commit"], Path(record["head"]), Path(record["root"]))
-        return cls(worktree, record["said"], tuple(record["roots"]), record["tests"])
+        return cls(worktree_of(record), record["said"], tuple(record["roots"]), record["tests"])
 
 
 def checked_out(config: pytest.Config, base: Base, tests: str, modules: Sequence[Path], tell: Tell) -> Code:
@@ -164,9 +163,7 @@ class Calls:
     def _request(self, folder: Path) -> dict[str, Any]:
         worktree = self._code.worktree
         arguments = [_moved(worktree, argument) for argument in call_of(self._config)[0]]
-        arguments.append(f"--rootdir={worktree.counterpart(self._config.rootpath)}")
-        if self._config.pluginmanager.hasplugin("cacheprovider"):
-            arguments += ["-o", f"cache_dir={folder / 'cache'}"]
+        arguments += [f"--rootdir={worktree.counterpart(self._config.rootpath)}", *own_cache(self._config, folder)]
         return {**self._code.to_plain(), "arguments": arguments, "options": resolved_options(self._config)}
 
     def _called_in(self) -> Path:
