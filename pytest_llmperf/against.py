@@ -10,6 +10,7 @@ from typing import Protocol
 from pydantic import ValidationError
 
 from pytest_llmperf.baselines.compare import Rules
+from pytest_llmperf.baselines.entries import stored_workload
 from pytest_llmperf.baselines.schema import Session
 from pytest_llmperf.duet.channel import FaultError
 from pytest_llmperf.duet.compare import PairTaken
@@ -18,7 +19,7 @@ from pytest_llmperf.duet.partner import Absent, BaseError, Partner, Reached
 from pytest_llmperf.duet.script import Pace
 from pytest_llmperf.duet.sides import Lead, Line, follow, pairs_of
 from pytest_llmperf.errors import NoRoomError
-from pytest_llmperf.gate import Evidence, Gate, stored_workload
+from pytest_llmperf.gate import Evidence, Gate
 from pytest_llmperf.measure import Serving
 from pytest_llmperf.measure.rounds import Need
 from pytest_llmperf.metrics import CATALOGUE, Kind, Metric

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from typing import Any
 
 from pytest_llmperf import metrics
 from pytest_llmperf.baselines.compare import Rules
+from pytest_llmperf.baselines.entries import stored_workload
 from pytest_llmperf.baselines.environment import hardware
 from pytest_llmperf.baselines.noise import noise_of
 from pytest_llmperf.baselines.schema import MOST_SAMPLES, Reading, Recording, Session
@@ -21,8 +21,6 @@ from pytest_llmperf.model import (
     Environment,
     Measurement,
     Sample,
-    Workload,
-    plain,
 )
 from pytest_llmperf.options import choose
 from pytest_llmperf.settings import Settings
@@ -143,14 +141,6 @@ def recording(key: str, measurement: Measurement, sessions: Sequence[Session]) -
         workload=stored_workload(measurement.workload),
         sessions=list(sessions),
     ).model_dump()
-
-
-def stored_workload(workload: Workload) -> dict[str, Any]:
-    """A workload as it is stored and compared; of a text only its digest."""
-    sizes: dict[str, Any] = {name: value for name, value in plain(workload).items() if value is not None}
-    if workload.prompt is not None:
-        sizes["prompt"] = f"sha256:{hashlib.sha256(workload.prompt.encode()).hexdigest()[:16]}"
-    return sizes
 
 
 def _options(measurement: Measurement, settings: Settings) -> dict[str, Any]:

@@ -8,8 +8,9 @@ from typing import Any
 
 from pytest_llmperf import metrics
 from pytest_llmperf.baselines.compare import Baseline, changed_around, compare, since
+from pytest_llmperf.baselines.entries import stored_workload
 from pytest_llmperf.duet.compare import compare_pairs
-from pytest_llmperf.gate import Evidence, Gate, recording, stored_workload
+from pytest_llmperf.gate import Evidence, Gate, recording
 from pytest_llmperf.metrics import Kind, Metric
 from pytest_llmperf.model import Comparison, Result, Row, Unknown, Verdict
 from pytest_llmperf.units import short_number

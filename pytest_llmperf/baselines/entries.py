@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pytest_llmperf.baselines.compare import learned
 from pytest_llmperf.baselines.exact import counted_with, exact_folder, is_exact, said
 from pytest_llmperf.baselines.schema import MOST_SESSIONS, Entry, Recording
+from pytest_llmperf.model import Workload, plain
 
 
 @dataclass(frozen=True)
@@ -86,3 +89,11 @@ def _latest(entry: Entry, like: Entry) -> dict[str, float]:
     versions = counted_with(like.sessions[-1])
     sessions = sorted(entry.sessions, key=lambda session: counted_with(session) == versions)
     return {name: reading.median for session in sessions for name, reading in session.metrics.items()}
+
+
+def stored_workload(workload: Workload) -> dict[str, Any]:
+    """A workload as it is stored and compared; of a text only its digest."""
+    sizes: dict[str, Any] = {name: value for name, value in plain(workload).items() if value is not None}
+    if workload.prompt is not None:
+        sizes["prompt"] = f"sha256:{hashlib.sha256(workload.prompt.encode()).hexdigest()[:16]}"
+    return sizes

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pytest_llmperf.baselines.entries import stored_workload
 from pytest_llmperf.baselines.schema import Calibration, Pairs
 from pytest_llmperf.duet.pairs import PairedRound, differences, metrics_of, take
 from pytest_llmperf.duet.script import SIDES, Side
@@ -21,7 +22,6 @@ from pytest_llmperf.duet.turns import Values
 from pytest_llmperf.duet.worker import Job, Ready, pair
 from pytest_llmperf.errors import MeasurementError
 from pytest_llmperf.metrics import CATALOGUE
-from pytest_llmperf.model import plain
 from pytest_llmperf.verdict.comparison import PAIRED_ROUNDS, Noise, pair_of, precise
 
 _FINEST = Noise(process=0.0, session=0.0)
@@ -93,15 +93,11 @@ def calibration(ready: Ready, taken: Sequence[TakenPair], recorded: str) -> Cali
     return Calibration(
         recorded=recorded,
         target=ready.target,
-        workload=workload_of(ready),
+        workload=stored_workload(ready.workload),
         dtype=ready.environment.dtype,
         threads=ready.environment.threads,
         metrics={name: _pairs(taken, name) for name in names},
     )
-
-
-def workload_of(ready: Ready) -> dict[str, Any]:
-    return {name: value for name, value in plain(ready.workload).items() if value is not None}
 
 
 def _pairs(taken: Sequence[TakenPair], metric: str) -> Pairs:
@@ -135,7 +131,7 @@ def write_traces(path: Path, ready: Ready, taken: Sequence[TakenPair], recorded:
         "hardware": ready.environment.hardware,
         "target": ready.target,
         "threads": ready.environment.threads,
-        "workload": workload_of(ready),
+        "workload": stored_workload(ready.workload),
         "versions": dict(ready.environment.versions),
         "recorded": recorded,
         "pairs": [{"first": each.first, "rounds": [_traced(round_) for round_ in each.rounds]} for each in taken],

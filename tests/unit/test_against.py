@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from pytest_llmperf.against import Against, as_base
+from pytest_llmperf.baselines.entries import stored_workload
 from pytest_llmperf.baselines.store import Store
 from pytest_llmperf.duet.channel import FaultError
 from pytest_llmperf.duet.partner import Absent, BaseError, Reached
 from pytest_llmperf.duet.script import Pace
 from pytest_llmperf.errors import OutOfMemoryTargetError
-from pytest_llmperf.gate import Evidence, Gate, stored_workload
+from pytest_llmperf.gate import Evidence, Gate
 from pytest_llmperf.measure import Effort, measure
 from pytest_llmperf.measure.rounds import Need
 from pytest_llmperf.model import Environment, Measurement, Round, Workload
