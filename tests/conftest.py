@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.repositories import SETTINGS
+
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 pytest_plugins = ["pytester"]
@@ -23,6 +25,15 @@ def require_gpu(request: pytest.FixtureRequest) -> None:
         if os.environ.get("LLMPERF_REQUIRE_GPU"):
             pytest.fail("LLMPERF_REQUIRE_GPU is set, and torch sees no CUDA device")
         pytest.skip("no CUDA device")
+
+
+@pytest.fixture
+def git_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the tests, whatever runs them."""
+    for name in [name for name in os.environ if name.startswith("GIT_")]:
+        monkeypatch.delenv(name)
+    for name, value in SETTINGS.items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture(scope="session")

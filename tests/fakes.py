@@ -135,3 +135,30 @@ def serving(target: FakeTarget, workload: Workload, **effort: Any) -> Serving:
     return Serving(
         target, workload, Effort(**effort), upcoming, prefills, serve, [serve()], target.clock, lambda stage: None
     )
+
+
+class ScriptedProcess:
+    """A process of a duet that says what it is to say, in that order, and meets what is an error instead."""
+
+    def __init__(self, *says: Any) -> None:
+        self.says = list(says)
+        self.told: list[Any] = []
+        self.closed = False
+
+    @property
+    def said(self) -> list[str]:
+        """What it was told, without what came with it."""
+        return [say for say, *_ in self.told]
+
+    def tell(self, say: str, **content: Any) -> None:
+        self.told.append((say, *content.values()))
+
+    def hear(self, *expected: str, patience: float | None = None) -> Any:
+        said = self.says.pop(0)
+        if isinstance(said, Exception):
+            raise said
+        assert said["say"] in expected
+        return said
+
+    def close(self) -> None:
+        self.closed = True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Any
 
 import pytest
@@ -10,6 +9,7 @@ import pytest
 from pytest_llmperf.duet.channel import FaultError
 from pytest_llmperf.duet.partner import MOST_STARTS, Absent, BaseError, Partner, Reached
 from pytest_llmperf.errors import MeasurementError
+from tests.fakes import ScriptedProcess
 
 TEST = "tests/test_chat.py::test_turn"
 NEXT = "tests/test_chat.py::test_next"
@@ -23,45 +23,23 @@ def done(outcome: str = "passed", **said: Any) -> dict[str, Any]:
     return {"say": "done", "outcome": outcome, **said}
 
 
-class Scripted:
-    """A process that says what it is to say; an error is met instead."""
-
-    def __init__(self, *says: Any) -> None:
-        self.says = deque(says)
-        self.told: list[str] = []
-        self.closed = False
-
-    def tell(self, say: str, **content: Any) -> None:
-        self.told.append(say)
-
-    def hear(self, *expected: str, patience: float | None = None) -> Any:
-        said = self.says.popleft()
-        if isinstance(said, Exception):
-            raise said
-        assert said["say"] in expected
-        return said
-
-    def close(self) -> None:
-        self.closed = True
-
-
 class Course:
     """A partner whose processes are these, one after the other."""
 
-    def __init__(self, *processes: Scripted) -> None:
+    def __init__(self, *processes: ScriptedProcess) -> None:
         left = iter(processes)
         launch: Any = lambda: next(left)  # noqa: E731  # the least that starts one
         self.partner = Partner(launch, lambda process: process, lambda test: [])
 
 
 def test_base_stands_where_head_measures_and_passes_by_what_head_does_not() -> None:
-    process = Scripted(ready(f"{TEST}::a"), {"say": "measured"}, ready(f"{TEST}::b"))
+    process = ScriptedProcess(ready(f"{TEST}::a"), {"say": "measured"}, ready(f"{TEST}::b"))
     assert isinstance(Course(process).partner.reach(TEST, f"{TEST}::b"), Reached)
-    assert process.told == ["test", "alone"]
+    assert process.said == ["test", "alone"]
 
 
 def test_a_base_that_fails_within_a_round_says_why_and_runs_the_next_test() -> None:
-    process = Scripted(ready(), done("failed", why="IndexError: 7", no_room=True), ready(NEXT))
+    process = ScriptedProcess(ready(), done("failed", why="IndexError: 7", no_room=True), ready(NEXT))
     partner = Course(process).partner
     partner.reach(TEST, TEST)
     with pytest.raises(BaseError, match=r"^its test fails: IndexError: 7$") as raised:
@@ -70,11 +48,11 @@ def test_a_base_that_fails_within_a_round_says_why_and_runs_the_next_test() -> N
     partner.leave()
     assert isinstance(partner.reach(NEXT, NEXT), Reached)
     assert not process.closed
-    assert process.told == ["test", "test"]
+    assert process.said == ["test", "test"]
 
 
 def test_a_base_that_fails_after_its_rounds_says_why() -> None:
-    partner = Course(Scripted(ready(), done("failed", why="out of memory", no_room=True))).partner
+    partner = Course(ScriptedProcess(ready(), done("failed", why="out of memory", no_room=True))).partner
     partner.reach(TEST, TEST)
     with pytest.raises(BaseError, match=r"^its test fails: out of memory$") as raised:
         partner.measured()
@@ -82,7 +60,10 @@ def test_a_base_that_fails_after_its_rounds_says_why() -> None:
 
 
 def test_code_that_is_not_bases_fails_its_test_and_the_next_has_another_process() -> None:
-    process, again = Scripted(FaultError("base would not run base's code: chat"), done("failed")), Scripted(ready(NEXT))
+    process, again = (
+        ScriptedProcess(FaultError("base would not run base's code: chat"), done("failed")),
+        ScriptedProcess(ready(NEXT)),
+    )
     partner = Course(process, again).partner
     with pytest.raises(FaultError, match="chat"):
         partner.reach(TEST, TEST)
@@ -91,7 +72,7 @@ def test_code_that_is_not_bases_fails_its_test_and_the_next_has_another_process(
 
 
 def test_a_base_that_ends_is_started_again_but_not_for_ever() -> None:
-    processes = [Scripted(MeasurementError("it ended by SIGKILL")) for _ in range(MOST_STARTS)]
+    processes = [ScriptedProcess(MeasurementError("it ended by SIGKILL")) for _ in range(MOST_STARTS)]
     partner = Course(*processes).partner
     for _ in processes:
         with pytest.raises(BaseError, match="SIGKILL"):
@@ -104,7 +85,7 @@ def test_a_test_that_ends_without_the_measurement_says_how() -> None:
     said = [done(), done("skipped", why="no GPU"), done("missing"), done("missing", why="ImportError: x")]
     reasons = []
     for each in said:
-        found = Course(Scripted(each)).partner.reach(TEST, f"{TEST}::a")
+        found = Course(ScriptedProcess(each)).partner.reach(TEST, f"{TEST}::a")
         assert isinstance(found, Absent)
         reasons.append((found.reason, found.missing))
     assert reasons == [

@@ -9,17 +9,11 @@ import pytest
 from pytest_llmperf.duet.overlay import overlay
 from pytest_llmperf.duet.worktree import Worktree
 from pytest_llmperf.errors import LlmperfError
-from tests.repositories import SETTINGS, commit, git, repository, write
+from tests.repositories import commit, git, repository, write
+
+pytestmark = pytest.mark.usefixtures("git_settings")
 
 needs_links = pytest.mark.skipif(os.name != "posix", reason="links need rights there")
-
-
-@pytest.fixture(autouse=True)
-def settings(monkeypatch):
-    for name in [name for name in os.environ if name.startswith("GIT_")]:
-        monkeypatch.delenv(name)
-    for name, value in SETTINGS.items():
-        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from pytest_llmperf.duet.channel import FaultError
 from pytest_llmperf.duet.partner import MOST_STARTS, Absent, BaseError, Partner, Reached
 from pytest_llmperf.duet.script import Pace
 from pytest_llmperf.errors import MeasurementError
+from tests.fakes import ScriptedProcess
 
 PACE = {"gap": 0.001, "ttft": 0.01, "rests": True}
 TESTS = ["test_a", "test_b", "test_c"]
@@ -26,41 +27,19 @@ def done(outcome: str = "passed", **more: Any) -> dict[str, Any]:
 MEASURED = {"say": "measured", "session": {"n": 1}}
 
 
-class FakeProcess:
-    """Says what it is to say, in that order, and ends with what it raises."""
-
-    def __init__(self, *says: Any) -> None:
-        self.says = list(says)
-        self.told: list[Any] = []
-        self.closed = False
-
-    def tell(self, say: str, **content: Any) -> None:
-        self.told.append((say, *content.values()))
-
-    def hear(self, *expected: str, patience: float | None = None) -> Any:
-        said = self.says.pop(0)
-        if isinstance(said, Exception):
-            raise said
-        assert said["say"] in expected
-        return said
-
-    def close(self) -> None:
-        self.closed = True
-
-
-def partner(*processes: FakeProcess) -> Partner:
+def partner(*processes: ScriptedProcess) -> Partner:
     starting = iter(processes)
     return Partner(lambda: next(starting), lambda started: started, lambda test: TESTS[TESTS.index(test) + 1 :])  # type: ignore[arg-type, return-value]
 
 
 def test_a_test_is_run_up_to_the_measurement_that_is_asked_for() -> None:
-    process = FakeProcess(ready("test_a::one"), MEASURED, ready("test_a::two"))
+    process = ScriptedProcess(ready("test_a::one"), MEASURED, ready("test_a::two"))
     assert partner(process).reach("test_a", "test_a::two") == Reached(Pace(**PACE), {"prompt_tokens": 8})
     assert process.told == [("test", "test_a", ["test_b", "test_c"]), ("alone",)]
 
 
 def test_the_next_test_begins_when_the_last_has_come_to_its_end() -> None:
-    process = FakeProcess(ready("test_a"), MEASURED, ready("test_a::more"), MEASURED, done(), ready("test_b"))
+    process = ScriptedProcess(ready("test_a"), MEASURED, ready("test_a::more"), MEASURED, done(), ready("test_b"))
     base = partner(process)
     base.reach("test_a", "test_a")
     assert base.measured() == MEASURED
@@ -78,11 +57,11 @@ def test_the_next_test_begins_when_the_last_has_come_to_its_end() -> None:
     ],
 )
 def test_why_base_does_not_measure_something_is_told(end: dict[str, Any], absent: Absent) -> None:
-    assert partner(FakeProcess(end)).reach("test_a", "test_a::two") == absent
+    assert partner(ScriptedProcess(end)).reach("test_a", "test_a::two") == absent
 
 
 def test_a_test_that_ends_in_the_middle_of_a_round_is_told_with_its_reason_and_the_process_goes_on() -> None:
-    process = FakeProcess(ready("test_a"), done("failed", why="no tokens left"), ready("test_b"))
+    process = ScriptedProcess(ready("test_a"), done("failed", why="no tokens left"), ready("test_b"))
     base = partner(process)
     base.reach("test_a", "test_a")
     with pytest.raises(BaseError, match=r"^its test fails: no tokens left$"):
@@ -94,14 +73,14 @@ def test_a_test_that_ends_in_the_middle_of_a_round_is_told_with_its_reason_and_t
 
 
 def test_a_test_that_fails_while_it_is_measured_has_measured_nothing() -> None:
-    base = partner(FakeProcess(ready("test_a"), done("failed", why="boom")))
+    base = partner(ScriptedProcess(ready("test_a"), done("failed", why="boom")))
     base.reach("test_a", "test_a")
     with pytest.raises(BaseError, match=r"^its test fails: boom$"):
         base.measured()
 
 
 def test_a_process_that_ends_is_started_again_for_the_next_test_but_not_for_ever() -> None:
-    processes = [FakeProcess(MeasurementError("the base process ended")) for _ in range(MOST_STARTS)]
+    processes = [ScriptedProcess(MeasurementError("the base process ended")) for _ in range(MOST_STARTS)]
     base = partner(*processes)
     for _ in processes:
         with pytest.raises(BaseError, match=r"^the base process ended$"):
@@ -112,7 +91,10 @@ def test_a_process_that_ends_is_started_again_for_the_next_test_but_not_for_ever
 
 
 def test_a_fault_that_no_other_attempt_would_mend_is_no_error_of_one_test() -> None:
-    process, again = FakeProcess(FaultError("base would not run base's code"), done()), FakeProcess(ready("test_b"))
+    process, again = (
+        ScriptedProcess(FaultError("base would not run base's code"), done()),
+        ScriptedProcess(ready("test_b")),
+    )
     base = partner(process, again)
     with pytest.raises(FaultError):
         base.reach("test_a", "test_a")
@@ -122,7 +104,7 @@ def test_a_fault_that_no_other_attempt_would_mend_is_no_error_of_one_test() -> N
 
 def test_targets_are_let_go_of_at_the_end_of_a_test_and_by_a_process_that_runs() -> None:
     partner().release()
-    process = FakeProcess(ready("test_a"), MEASURED, done(), {"say": "released"})
+    process = ScriptedProcess(ready("test_a"), MEASURED, done(), {"say": "released"})
     base = partner(process)
     base.reach("test_a", "test_a")
     base.release()

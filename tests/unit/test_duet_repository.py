@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 
 import pytest
@@ -10,18 +9,11 @@ import pytest
 from pytest_llmperf.duet.repository import Base, base_of, commit_here, toplevel
 from pytest_llmperf.errors import UsageError
 from pytest_llmperf.git import outside_hooks
-from tests.repositories import SETTINGS, commit, git, repository
+from tests.repositories import commit, git, repository
+
+pytestmark = pytest.mark.usefixtures("git_settings")
 
 PULL_REQUEST = {"GITHUB_EVENT_NAME": "pull_request"}
-
-
-@pytest.fixture(autouse=True)
-def settings(monkeypatch):
-    """Of the tests, whatever runs them."""
-    for name in [name for name in os.environ if name.startswith("GIT_")]:
-        monkeypatch.delenv(name)
-    for name, value in SETTINGS.items():
-        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture

@@ -17,18 +17,14 @@ import pytest
 
 from pytest_llmperf.duet.worktree import Worktree, check_out, set_up
 from pytest_llmperf.errors import LlmperfError, UsageError
-from tests.repositories import SETTINGS, commit, git, repository, write
+from tests.repositories import commit, git, repository, write
 
 posix = pytest.mark.skipif(os.name != "posix", reason="signals and modes of POSIX")
 
 
 @pytest.fixture(autouse=True)
-def temporary(tmp_path, monkeypatch):
+def temporary(git_settings, tmp_path, monkeypatch):
     """Where worktrees are made; its name has a space, and letters outside ASCII."""
-    for name in [name for name in os.environ if name.startswith("GIT_")]:
-        monkeypatch.delenv(name)
-    for name, value in SETTINGS.items():
-        monkeypatch.setenv(name, value)
     folder = tmp_path / "temporäry földer"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
