@@ -246,7 +246,7 @@ def both_ways(base: Process, pace: Pace, found: Mapping[str, list[PairedRound]])
         lead = Lead(base, pace, precise=lambda name, pair: False)
         paces = {"turns": pace, "whole rounds": dataclasses.replace(pace, rests=False)}
         tokens = serving.workload.output_tokens
-        whole = {how: scripts((each, player.pace), tokens, seed=0)[0] for how, each in paces.items()}
+        whole = {how: scripts((each, player.pace), tokens, seed=0).whole for how, each in paces.items()}
         for _ in range(ALTERNATED):
             for how in random.sample(list(whole), 2):
                 found[how].append(lead._round(player, next(whole[how]), serving))

@@ -63,7 +63,7 @@ def noise(calibrations: Sequence[Calibration], metric: str, prior: Noise) -> Noi
         seen = [statistics.stdev(spread) for spread in spreads if len(spread) > 1]
         measured = [(max(prior.session, *seen), prior.session_df)]
     session, session_df = max(measured)
-    process, df, _ = max(found)
+    process, df = _with_prior(*max(found)[:2], prior)
     bimodal = any(two_kinds for _, _, two_kinds in found)
     return Noise(process, max(session, process), df, session_df, calibrated=True, bimodal=bimodal)
 
@@ -107,6 +107,17 @@ def process_noise(differences: Sequence[float], errors: Sequence[float]) -> tupl
         variance = max(least, sum(left) / sum(weights))
     worth = sum((variance / (variance + square)) ** 2 for square in own)
     return math.sqrt(variance / 2), max(1.0, worth)
+
+
+def _with_prior(process: float, df: float, prior: Noise) -> tuple[float, float]:
+    """σ_p and what it is worth, as far as the calibration is worth less than the prior filled up with that.
+
+    Pairs whose own errors hide what lies between processes would otherwise leave one degree of freedom, and an
+    interval of ± 35 % after them, where no calibration at all leaves four.
+    """
+    missing = max(0.0, prior.df - df)
+    variance = (df * process**2 + missing * prior.process**2) / (df + missing)
+    return math.sqrt(variance), df + missing
 
 
 def is_bimodal(differences: Sequence[float], errors: Sequence[float]) -> bool:

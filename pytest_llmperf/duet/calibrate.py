@@ -63,7 +63,7 @@ def take_pairs(
             conductor = Conductor(workers, {side: worker.ready.pace for side, worker in workers.items()}, job.workload)
             drawn = conductor.scripts(seed=number)
             if not taken:
-                begun(ready, count * (time.monotonic() - began + most * conductor.seconds(next(drawn[0]))))
+                begun(ready, count * (time.monotonic() - began + most * conductor.seconds(next(drawn.whole))))
             progress(f"pair {number} of {count}: {f'{rounds} rounds' if rounds else f'up to {most} rounds'}")
             served = take(conductor.round, drawn, _precise, rounds=rounds, most=most)
             taken.append(TakenPair(first, [PairedRound(_gating(each.base), _gating(each.head)) for each in served]))

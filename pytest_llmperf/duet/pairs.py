@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from pytest_llmperf.duet.script import Script
+from pytest_llmperf.duet.script import Script, Scripts
 from pytest_llmperf.duet.turns import OF_PREFILL, Values
 from pytest_llmperf.targets import Clock
 from pytest_llmperf.verdict.comparison import PAIRED_ROUNDS
 
 MOST_ROUNDS = 200
+FEWEST_ROUNDS = 3
 """Of a pair. Time ends it before where rounds are long."""
 
 
@@ -45,7 +46,7 @@ Enough = Callable[[Sequence[PairedRound], Sequence[str]], bool]
 
 def take(
     serve: Callable[[Script], PairedRound],
-    scripts: tuple[Iterator[Script], Iterator[Script]],
+    scripts: Scripts,
     enough: Enough,
     *,
     settled: Callable[[], bool] = lambda: True,
@@ -54,31 +55,33 @@ def take(
     seconds: float = math.inf,
     clock: Clock = time.monotonic,
 ) -> list[PairedRound]:
-    """Paired rounds until a look finds them enough, or time is up; then prefills alone, of which each round has few.
+    """Paired rounds until a look finds them enough, or time is up.
+
+    Once either half of them is known well enough, the other goes on alone. Time ends them at a look; where rounds
+    are so long that there is none in three times as long, at once.
 
     Args:
-        scripts: of whole rounds, and of prefills alone.
         settled: whether whole rounds are wanted for no other reason.
         rounds: exactly so many whole rounds, and nothing else.
         most: rounds of both kinds together.
     """
-    whole, alone = scripts
     started = clock()
     taken: list[PairedRound] = []
+    kind = scripts.whole
     next_look = PAIRED_ROUNDS[0]
     while len(taken) < (rounds or most):
-        taken.append(serve(next(whole)))
-        if rounds is not None or len(taken) < next_look:
+        taken.append(serve(next(kind)))
+        if rounds is not None:
+            continue
+        if len(taken) >= FEWEST_ROUNDS and clock() - started >= 3 * seconds:
+            break
+        if len(taken) < next_look:
             continue
         next_look = math.ceil(1.5 * next_look)
-        of_whole = [name for name in metrics_of(taken) if name not in OF_PREFILL]
-        if clock() - started >= seconds or (settled() and enough(taken, of_whole)):
+        known = metrics_of(taken)
+        prefilled = enough(taken, [name for name in known if name in OF_PREFILL])
+        decoded = settled() and enough(taken, [name for name in known if name not in OF_PREFILL])
+        if clock() - started >= seconds or (prefilled and decoded):
             break
-    next_look = len(taken)
-    while rounds is None and clock() - started < seconds and len(taken) < most:
-        if len(taken) >= next_look:
-            next_look = math.ceil(1.5 * next_look)
-            if enough(taken, [name for name in metrics_of(taken) if name in OF_PREFILL]):
-                break
-        taken.append(serve(next(alone)))
+        kind = scripts.decoding if prefilled else scripts.prefills if decoded else scripts.whole
     return taken

@@ -47,6 +47,7 @@ class Script:
     Args:
         order: which side has each turn.
         prefills: requests of a side's first turn whose first token counts; the last of them goes on to its last token.
+            With 0 there is one such request all the same, of which only the rest counts.
         warm: one more before them, which does not count.
         blocks: gaps of each turn of decoding after the first; empty where the first turn is the whole round.
         decodes: False leaves out everything after the first tokens.
@@ -58,6 +59,11 @@ class Script:
     blocks: tuple[int, ...] = ()
     cold: int = 0
     decodes: bool = True
+
+    @property
+    def requests(self) -> int:
+        """Of a side in its first turn."""
+        return max(1, self.prefills) + self.warm
 
     @property
     def ends(self) -> tuple[int, ...]:
@@ -79,8 +85,23 @@ class Script:
         return cls(**{**record, "order": tuple(record["order"]), "blocks": tuple(record["blocks"])})
 
 
-def scripts(paces: Sequence[Pace], output_tokens: int, seed: int) -> tuple[Iterator[Script], Iterator[Script]]:
-    """Endlessly many whole rounds, and as many of prefills alone; the order of turns is drawn anew for each.
+@dataclass(frozen=True)
+class Scripts:
+    """Endlessly many rounds of each kind; the order of turns is drawn anew for each.
+
+    Args:
+        whole: prefills and decoding.
+        prefills: the former alone.
+        decoding: the latter alone, as far as a generation lets itself be had without a prefill.
+    """
+
+    whole: Iterator[Script]
+    prefills: Iterator[Script]
+    decoding: Iterator[Script]
+
+
+def scripts(paces: Sequence[Pace], output_tokens: int, seed: int) -> Scripts:
+    """The rounds of two sides at these paces.
 
     Args:
         paces: of both sides.
@@ -93,7 +114,8 @@ def scripts(paces: Sequence[Pace], output_tokens: int, seed: int) -> tuple[Itera
         blocks = _blocks(output_tokens - 1, max(FEWEST_TOKENS, round(TURN_S / gap)))
     whole = Script((), prefills, prefills > 1, blocks, math.ceil(COLD_S / gap) if gap > 0 else 0)
     alone = replace(whole, blocks=(), decodes=False)
-    return _drawn(whole, draw), _drawn(alone, draw)
+    bare = replace(whole, prefills=0)
+    return Scripts(_drawn(whole, draw), _drawn(alone, draw), _drawn(bare, draw))
 
 
 def _blocks(gaps: int, usual: int) -> tuple[int, ...]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from pytest_llmperf.duet.channel import Message
 from pytest_llmperf.duet.pairs import PairedRound, differences, take
-from pytest_llmperf.duet.script import Pace, Script, Side, other, scripts
+from pytest_llmperf.duet.script import Pace, Script, Scripts, Side, other, scripts
 from pytest_llmperf.duet.turns import Player, Values
 from pytest_llmperf.measure import Serving
 from pytest_llmperf.measure.rounds import Need
@@ -125,7 +125,7 @@ class Conductor:
     paces: Mapping[Side, Pace]
     workload: Workload
 
-    def scripts(self, seed: int) -> tuple[Iterator[Script], Iterator[Script]]:
+    def scripts(self, seed: int) -> Scripts:
         return scripts(list(self.paces.values()), self.workload.output_tokens, seed)
 
     def seconds(self, script: Script) -> float:
@@ -159,7 +159,7 @@ def _values(line: Line, patience: float) -> Values:
 
 def _seconds(script: Script, pace: Pace, workload: Workload) -> float:
     """About what a side's turns of a round take."""
-    return pace.ttft * (script.prefills + script.warm) + script.decodes * pace.gap * workload.output_tokens
+    return pace.ttft * script.requests + script.decodes * pace.gap * workload.output_tokens
 
 
 def _patience(seconds: float) -> float:

@@ -80,17 +80,20 @@ class Served:
     Args:
         whole: the request served to its last token, where there was one.
         prefills: those of which only the first token was asked for.
+        first_counts: whether the first token of the whole one tells of prefill.
     """
 
     whole: Trace | None
     prefills: tuple[Trace, ...]
+    first_counts: bool = True
 
     @property
     def values(self) -> Values:
         """Medians of the timed metrics, in their units; of those that there are."""
-        of_prefill = _medians(*self.prefills, *([self.whole] if self.whole else []))
+        of_prefill = _medians(*self.prefills, *([self.whole] if self.whole and self.first_counts else []))
         of_whole = _medians(self.whole) if self.whole else {}
-        return {**of_whole, **{name: of_prefill[name] for name in OF_PREFILL if name in of_prefill}}
+        after = {name: value for name, value in of_whole.items() if name not in OF_PREFILL}
+        return {**after, **{name: of_prefill[name] for name in OF_PREFILL if name in of_prefill}}
 
 
 def _medians(*traces: Trace) -> dict[str, float]:
@@ -117,7 +120,7 @@ class Player:
     def prepare(self, script: Script) -> None:
         """Make the requests of a round."""
         self._script = script
-        self._short = [next(self._serving.prefills) for _ in range(script.prefills + script.warm - script.decodes)]
+        self._short = [next(self._serving.prefills) for _ in range(script.requests - script.decodes)]
         self._whole = next(self._serving.upcoming) if script.decodes else None
 
     def play(self, give: Callable[[], object], wait: Callable[[], object]) -> Served:
@@ -131,7 +134,7 @@ class Player:
             prefills = [target.run(request, self._serving.clock) for request in self._short]
             whole = self._generate(self._whole, script, turns) if self._whole else None
             turns.end()
-        return Served(whole, tuple(prefills[script.warm :]))
+        return Served(whole, tuple(prefills[script.warm :]), first_counts=script.prefills > 0)
 
     def _generate(self, request: Request, script: Script, turns: Turns) -> Trace:
         clock = TurnClock(self._serving.clock)
@@ -173,8 +176,12 @@ def pace_of(serving: Serving, sleep: Callable[[float], None] = time.sleep) -> Pa
     waited = arrived >= paused_after and len(trace.gaps) >= paused_after
     if usual.counts or trace.counts:  # several tokens at a time, as it comes: both sides would not switch at the same
         waited = False
-    return Pace(gap, ttft, rests=waited and trace.gaps[paused_after - 1] > gap / 2)
+    usual_gap = min(gap, statistics.median(trace.gaps)) if waited else gap
+    return Pace(gap, ttft, rests=waited and trace.gaps[paused_after - 1] > _READY * usual_gap)
 
 
 _PAUSE = 3.0
 """Gaps of a trial pause."""
+_READY = 0.25
+"""Of a usual gap: a token that comes sooner after a pause was made during it. On a busy machine gaps of one kind vary
+by a factor of two."""

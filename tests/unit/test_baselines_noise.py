@@ -48,6 +48,21 @@ def noise_here(*calibrations: Calibration, target: str = "", environment: Enviro
 # Between processes
 
 
+@pytest.mark.parametrize(
+    ("spread", "error", "expected"),
+    [
+        (0.01, 0.0, (0.01 / math.sqrt(2), 10.0)),  # worth more than the prior: alone
+        (0.10, 0.10, (math.sqrt((LEAST**2 + 3 * 0.02**2) / 4), 4.0)),  # worth next to nothing
+        (0.05, 0.04, (math.sqrt((1.296 * 0.03**2 / 2 + 2.704 * 0.02**2) / 4), 4.0)),  # 10 * (9/25)**2 = 1.296
+    ],
+)
+def test_a_calibration_worth_less_than_the_prior_is_filled_up_with_it(
+    spread: float, error: float, expected: tuple[float, float]
+) -> None:
+    found = noise([calibration(spread=spread, error=error)], "tpot_ms", PRIOR)
+    assert (found.process, found.df) == (pytest.approx(expected[0], rel=1e-3), pytest.approx(expected[1]))
+
+
 def test_the_spread_of_processes_is_a_root_of_two_below_that_of_their_differences() -> None:
     deviation, df = process_noise([0.02, -0.02, 0.02, -0.02], [0.0] * 4)
     assert deviation == pytest.approx(0.02 / math.sqrt(2))

@@ -5,12 +5,23 @@ from __future__ import annotations
 import itertools
 import json
 from collections import Counter
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_llmperf.duet.script import COLD_S, FEWEST_TOKENS, MOST_PREFILLS, TURN_S, Pace, Script, other, scripts
+from pytest_llmperf.duet.script import (
+    COLD_S,
+    FEWEST_TOKENS,
+    MOST_PREFILLS,
+    TURN_S,
+    Pace,
+    Script,
+    Scripts,
+    other,
+    scripts,
+)
 from pytest_llmperf.model import plain
 
 WARM = Pace(gap=0.002, ttft=0.02, rests=True)
@@ -19,8 +30,12 @@ PACES = st.builds(Pace, gap=SECONDS, ttft=SECONDS, rests=st.just(True))
 LENGTHS = st.integers(2, 700)
 
 
+def kinds(drawn: Scripts) -> tuple[Iterator[Script], ...]:
+    return drawn.whole, drawn.prefills, drawn.decoding
+
+
 def whole(*paces: Pace, tokens: int = 100, seed: int = 1) -> Script:
-    return next(scripts(paces, tokens, seed)[0])
+    return next(scripts(paces, tokens, seed).whole)
 
 
 @given(PACES, PACES, LENGTHS)
@@ -84,29 +99,38 @@ def test_a_turn_of_prefills_has_as_many_as_take_the_time_and_one_more_to_warm_up
 
 
 def test_rounds_of_prefills_alone_have_one_turn_of_each_side_and_as_many_prefills() -> None:
-    drawn, alone = scripts((WARM, WARM), 100, seed=1)
-    script = next(alone)
+    drawn = scripts((WARM, WARM), 100, seed=1)
+    script = next(drawn.prefills)
     assert (script.decodes, script.blocks, script.ends, script.unsteady) == (False, (), (), ())
     assert sorted(script.order) == ["base", "head"]
-    assert (script.prefills, script.warm) == (next(drawn).prefills, True)
+    assert (script.prefills, script.warm) == (next(drawn.whole).prefills, True)
+    assert script.requests == script.prefills + 1
+
+
+@pytest.mark.parametrize(("ttft", "requests"), [(0.005, 2), (0.06, 1)])
+def test_rounds_of_decoding_alone_have_no_more_prefills_than_they_must(ttft: float, requests: int) -> None:
+    drawn = scripts((WARM, Pace(0.002, ttft, rests=True)), 100, seed=1)
+    script, usual = next(drawn.decoding), next(drawn.whole)
+    assert (script.prefills, script.requests) == (0, requests)
+    assert (script.decodes, script.blocks, script.cold) == (True, usual.blocks, usual.cold)
 
 
 def test_the_order_of_turns_is_drawn_anew_for_each_round_and_favours_neither_side() -> None:
-    for endless in scripts((WARM, WARM), 100, seed=3):
+    for endless in kinds(scripts((WARM, WARM), 100, seed=3)):
         orders = [script.order for script in itertools.islice(endless, 400)]
         for turn in range(0, len(orders[0]), 2):
             assert 160 <= sum(order[turn] == "base" for order in orders) <= 240, turn
-    orders = [script.order for script in itertools.islice(scripts((WARM, WARM), 100, seed=3)[0], 400)]
+    orders = [script.order for script in itertools.islice(scripts((WARM, WARM), 100, seed=3).whole, 400)]
     assert all(0.4 < sum(order[0] == order[2 * turn] for order in orders) / 400 < 0.6 for turn in (1, 2, 3))
 
 
 def test_the_order_follows_from_the_seed_alone() -> None:
-    drawn = [[s.order for s in itertools.islice(scripts((WARM, WARM), 200, seed)[0], 9)] for seed in (1, 1, 2)]
+    drawn = [[s.order for s in itertools.islice(scripts((WARM, WARM), 200, seed).whole, 9)] for seed in (1, 1, 2)]
     assert drawn[0] == drawn[1] != drawn[2]
 
 
 @given(PACES, PACES, LENGTHS)
 def test_a_script_arrives_as_it_was_sent(base: Pace, head: Pace, tokens: int) -> None:
-    for endless in scripts((base, head), tokens, seed=1):
+    for endless in kinds(scripts((base, head), tokens, seed=1)):
         script = next(endless)
         assert Script.from_plain(json.loads(json.dumps(plain(script)))) == script

@@ -110,8 +110,8 @@ def test_two_that_follow_take_turns_as_a_third_passes_them_on() -> None:
             followers.append(Follower(far, on(clock, factor), side))
             assert near.hear("ready", patience=30)
         conductor = Conductor(lines, {"base": PACE, "head": PACE}, WORKLOAD)
-        whole, alone = conductor.scripts(seed=1)
-        taken = [conductor.round(next(whole)) for _ in range(5)] + [conductor.round(next(alone))]
+        drawn = conductor.scripts(seed=1)
+        taken = [conductor.round(next(drawn.whole)) for _ in range(5)] + [conductor.round(next(drawn.prefills))]
         for end in lines.values():
             end.tell("end")
         for follower in followers:

@@ -119,15 +119,14 @@ def on_stage(
     return stage, stage.play(players)
 
 
-def script_of(seed: int, tokens: int = 101, *, decodes: bool = True) -> Script:
-    whole, alone = scripts((PACE, PACE), tokens, seed)
-    return next(whole if decodes else alone)
+def script_of(seed: int, kind: str = "whole") -> Script:
+    return next(getattr(scripts((PACE, PACE), 101, seed), kind))
 
 
 @pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("decodes", [True, False])
-def test_two_sides_never_work_at_the_same_time(seed: int, decodes: bool) -> None:
-    script = script_of(seed, decodes=decodes)
+@pytest.mark.parametrize("kind", ["whole", "prefills", "decoding"])
+def test_two_sides_never_work_at_the_same_time(seed: int, kind: str) -> None:
+    script = script_of(seed, kind)
     stage, served = on_stage(script)
     assert set(served) == {"base", "head"}
     assert not stage.out_of_turn
@@ -157,12 +156,22 @@ def test_what_is_slow_after_a_wait_would_show_if_it_counted() -> None:
 
 
 def test_prefills_alone_have_no_time_per_token_and_the_first_of_them_does_not_count() -> None:
-    script = script_of(1, decodes=False)
+    script = script_of(1, "prefills")
     _, served = on_stage(script)
     for side, ttft in (("base", 10.0), ("head", 12.0)):
         assert served[side].whole is None
         assert len(served[side].prefills) == script.prefills
         assert served[side].values == {"ttft_ms": pytest.approx(ttft)}
+
+
+def test_decoding_alone_has_two_prefills_of_which_neither_counts() -> None:
+    _, served = on_stage(script_of(1, "decoding"))
+    for side, factor in (("base", 1.0), ("head", 1.2)):
+        assert len(served[side].prefills) == 0
+        values = served[side].values
+        assert values["tpot_ms"] == pytest.approx(factor)
+        assert values["latency_ms"] == pytest.approx(110.0 * factor)
+        assert "ttft_ms" not in values
 
 
 def test_the_time_to_the_first_token_is_the_median_of_all_prefills_of_a_round() -> None:
