@@ -66,6 +66,7 @@ class Metric:
         gates: whether it is compared with a baseline without being asked to.
         source: where the definition comes from.
         least: its tolerance is never less, if it is a memory metric.
+        by_hardware: though counted, it depends on the hardware and not on the device type alone.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Metric:
     better: Better = Better.LOWER
     gates: bool = False
     least: Least = _ROUNDING
+    by_hardware: bool = False
 
 
 def summarize(measurement: Measurement) -> Measurement:
@@ -185,6 +187,13 @@ def _plus(one: int | Unknown, other: int | Unknown) -> int | Unknown:
     return other if isinstance(other, Unknown) else one + other
 
 
+def _flops_per_token(measurement: Measurement) -> float | Unknown:
+    flops = measurement.counts.decode_work.flops
+    return flops if isinstance(flops, Unknown) else flops / measurement.workload.batch_size
+
+
+_COUNTERS = "torch.profiler, in a pass of its own; steps after the first"
+_FLOPS = "torch.utils.flop_counter, with fused attention and grouped experts"
 _FIELD = "inference-perf docs/metrics.md"
 _MLPERF = "inference-perf reportgen/base.py; MLPerf loadgen/logging.cc"
 _MEMORY = "optimum-benchmark: allocated, reserved, process and device are four numbers"
@@ -344,6 +353,78 @@ _METRICS = (
         least=Least(
             cpu=4 / 1024, cuda=2.0
         ),  # on CPU tensors are counted to the byte; buffers of changing size are no leak
+    ),
+    Metric(
+        "flops_per_token",
+        "FLOP",
+        Kind.COUNTED,
+        Per.MEASUREMENT,
+        "matrix products, convolutions and attention of decode, mean over its steps and sequences; "
+        "a multiply-add is two",
+        _FLOPS,
+        _once(_flops_per_token),
+        gates=True,
+    ),
+    Metric(
+        "prefill_flops",
+        "FLOP",
+        Kind.COUNTED,
+        Per.MEASUREMENT,
+        "the same of the whole prefill, all sequences",
+        _FLOPS,
+        _once(lambda measurement: measurement.counts.prefill_work.flops),
+        gates=True,
+    ),
+    Metric(
+        "ops_per_token",
+        "operators",
+        Kind.COUNTED,
+        Per.MEASUREMENT,
+        "operators of torch that call no other, per step of decode",
+        _COUNTERS,
+        _once(lambda measurement: measurement.counts.decode.ops),
+        gates=True,
+    ),
+    Metric(
+        "syncs_per_token",
+        "waits",
+        Kind.COUNTED,
+        Per.MEASUREMENT,
+        "times the host waits for the device or reads a scalar, per step of decode; `.item()` is one",
+        _COUNTERS,
+        _once(lambda measurement: measurement.counts.decode.syncs),
+        gates=True,
+    ),
+    Metric(
+        "kernels_per_token",
+        "launches",
+        Kind.COUNTED,
+        Per.MEASUREMENT,
+        "kernels and graphs launched on the device, per step of decode; CUDA only",
+        _COUNTERS,
+        _once(lambda measurement: measurement.counts.decode.kernels),
+        gates=True,
+        by_hardware=True,
+    ),
+    Metric(
+        "kv_bytes_per_token",
+        "bytes",
+        Kind.COUNTED,
+        Per.MEASUREMENT,
+        "growth of the cache per token and sequence",
+        "difference of the cache after N tokens and after one",
+        _once(lambda measurement: measurement.counts.cache_growth),
+        gates=True,
+    ),
+    Metric(
+        "compiles",
+        "graphs",
+        Kind.COUNTED,
+        Per.MEASUREMENT,
+        "graphs compiled anew, and graph breaks, inside the timed rounds",
+        "torch._dynamo.utils.counters",
+        _once(lambda measurement: measurement.counts.compiles),
+        gates=True,
     ),
     Metric(
         "peak_reserved_mib",

@@ -159,6 +159,76 @@ class Memory:
     peak_rss: int | Unknown = _NO_MEMORY_PASS
 
 
+_NO_COUNTS = Unknown("no counting pass was made", by_chance=True)
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One operator of a profile, per step of its phase.
+
+    Args:
+        name: as `torch.profiler` has it: `aten::addmm`.
+        host: seconds on the host in itself, without the operators that it calls.
+        device: seconds of the kernels that it launched.
+    """
+
+    name: str
+    calls: float
+    host: float
+    device: float = 0.0
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a phase asks of the device: the whole prefill, or a step of decode on average.
+
+    Args:
+        flops: of the whole batch.
+        weight_bytes: of weights read, the same ones once in a step.
+    """
+
+    flops: float | Unknown = _NO_COUNTS
+    weight_bytes: float | Unknown = _NO_COUNTS
+
+
+@dataclass(frozen=True)
+class Phase:
+    """How a phase was seen by the profiler: the whole prefill, or a step of decode on average.
+
+    Args:
+        ops: operators that call no other.
+        syncs: times the host waited for the device, or read a scalar.
+        kernels: launched on the device.
+        seconds: on the host, while it was profiled.
+        operators: of these, by name, the longest first.
+    """
+
+    ops: float | Unknown = _NO_COUNTS
+    syncs: float | Unknown = _NO_COUNTS
+    kernels: float | Unknown = _NO_COUNTS
+    seconds: float | Unknown = _NO_COUNTS
+    operators: tuple[Operator, ...] = ()
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What the counting pass saw: equal in every run of the same code.
+
+    Args:
+        flops_by_step: of decode, one after the other.
+        cache_growth: bytes of the cache per token and sequence.
+        compiles: graphs compiled, and graph breaks, inside the timed rounds.
+    """
+
+    prefill: Phase = Phase()
+    decode: Phase = Phase()
+    prefill_work: Work = Work()
+    decode_work: Work = Work()
+    flops_by_step: tuple[int, ...] = ()
+    cache_growth: float | Unknown = _NO_COUNTS
+    compiles: int | Unknown = _NO_COUNTS
+
+
 @dataclass(frozen=True)
 class Environment:
     """The machine and the software a measurement was made on."""
@@ -290,6 +360,7 @@ class Measurement:
     workload: Workload
     rounds: tuple[Round, ...]
     memory: Memory = Memory()
+    counts: Counts = Counts()
     load: float | Unknown = Unknown("the target was not loaded for this measurement")
     cold: Trace | Unknown = Unknown("the target had served requests before")
     environment: Environment = Environment()

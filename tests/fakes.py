@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -119,6 +119,9 @@ class FakeTarget:
             arrivals.append(clock())
             rest()
         return Trace(sent, tuple(arrivals), request.workload.prompt_tokens, sequences=request.workload.batch_size)
+
+    def step_through(self, request: Request, mark: Callable[[], object]) -> Unknown:
+        return Unknown("a fake has no steps")
 
     def weights_bytes(self) -> int | Unknown:
         return self.weights

@@ -17,8 +17,10 @@ _FOLDER = "exact-"
 
 
 def is_exact(metric: str) -> bool:
-    """Whether a metric is counted, so that it does not depend on the hardware."""
-    return metric in CATALOGUE and CATALOGUE[metric].kind is Kind.COUNTED
+    """Whether a metric is counted, and does not depend on the hardware."""
+    if metric not in CATALOGUE:
+        return False
+    return CATALOGUE[metric].kind is Kind.COUNTED and not CATALOGUE[metric].by_hardware
 
 
 def exact_folder(device_type: str) -> str:

@@ -1,4 +1,4 @@
-"""Measuring one workload on one target: warm up, take rounds, then look at memory apart from them."""
+"""Measuring one workload on one target: warm up, take rounds, then look at memory and count, apart from them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from pytest_llmperf.collector import collector_quiet
 from pytest_llmperf.measure.memory import memory_pass, peak_rss
 from pytest_llmperf.measure.quiet import torch_threads
 from pytest_llmperf.measure.rounds import Effort, Need, take, warm_up
-from pytest_llmperf.model import Environment, Measurement, Memory, Round, Unknown, Workload
+from pytest_llmperf.model import Counts, Environment, Measurement, Memory, Round, Unknown, Workload
+from pytest_llmperf.profiling.counters import compilations, count
 from pytest_llmperf.targets import Clock, Request, Target
 
 __all__ = ["Effort", "Need", "Serving", "alone", "collector_quiet", "measure", "requests", "server", "torch_threads"]
@@ -82,16 +83,22 @@ def measure(
     serve = server(target, upcoming, clock)
     with torch_threads(effort.threads):
         if effort.smoke:
-            rounds, warm, memory = [serve()], [], Memory()
+            rounds, warm, memory, counts = [serve()], [], Memory(), Counts()
         else:
             progress("warming up")
             with peak_rss() as rss:
                 warm = warm_up(serve, effort, clock)
             prefills = requests(target, dataclasses.replace(workload, output_tokens=1), _FIRST_PREFILL)
+            compiled = compilations()
             rounds = taken(Serving(target, workload, effort, upcoming, prefills, serve, warm, clock, progress))
+            compiled = compilations() - compiled
             progress("measuring memory")
             memory = memory_pass(target, next(upcoming), clock, twice=2 * rounds[-1].wall < effort.max_time)
             memory = dataclasses.replace(memory, peak_rss=rss.value)
+            progress("counting")
+            same = target.request(workload, _COUNTED)
+            counts = count(target, same, memory.kv_cache, timely=rounds[-1].wall < effort.max_time)
+            counts = dataclasses.replace(counts, compiles=compiled)
     fresh = not isinstance(load, Unknown)
     return metrics.summarize(
         Measurement(
@@ -99,6 +106,7 @@ def measure(
             workload=_as_served(workload, rounds),
             rounds=tuple(rounds),
             memory=memory,
+            counts=counts,
             load=load,
             cold=(*warm, *rounds)[0].traces[0] if fresh else Measurement.cold,
             environment=environment,
@@ -108,6 +116,10 @@ def measure(
 
 _FIRST_PREFILL = 1_000_001
 """Their prompts are others than those of whole requests."""
+
+
+_COUNTED = 0
+"""The prompt of the counting pass is the same in every run: which experts work may depend on it."""
 
 
 def requests(target: Target, workload: Workload, first: int = 1) -> Iterator[Request]:

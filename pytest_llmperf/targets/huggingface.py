@@ -24,7 +24,7 @@ from pytest_llmperf.errors import MeasurementError, OutOfMemoryTargetError, Usag
 from pytest_llmperf.model import Trace, Unknown, Workload
 from pytest_llmperf.targets.device import Device, device_of, devices_of_model
 from pytest_llmperf.targets.protocol import Clock, LoadOptions, Request, Rest, no_rest
-from pytest_llmperf.targets.recorder import Recorder
+from pytest_llmperf.targets.recorder import Recorder, StampingProcessor
 from pytest_llmperf.targets.tensors import storage_bytes, tensors_in
 from pytest_llmperf.workloads import prompt_ids
 
@@ -109,13 +109,18 @@ class GenerateTarget:
             device_arrivals=recorder.device_arrivals(),
         )
 
+    def step_through(self, request: Request, mark: Callable[[], object]) -> None:
+        inputs = self._inputs(request)
+        with self._out_of_memory(request.workload), self._beyond_positions(inputs, request.workload):
+            self._call(inputs, request.workload, logits_processor=[StampingProcessor(mark)])()
+
     def weights_bytes(self) -> int:
         return storage_bytes([*self.model.parameters(), *self.model.buffers()])
 
     def kv_cache_bytes(self, request: Request) -> int | Unknown:
         if refusal := self._refusal(return_dict_in_generate=True):
             return Unknown(f"generate() of {self.id} returns no cache: {refusal}")
-        inputs = request.prompt if request.workload.prompt is None else self._tokenized(request)
+        inputs = self._inputs(request)
         with self._out_of_memory(request.workload):
             output = self._call(inputs, request.workload, return_dict_in_generate=True)()
         cache = getattr(output, "past_key_values", None)
@@ -206,6 +211,10 @@ class GenerateTarget:
     def _pad_token_id(self) -> int:
         pad = getattr(_text_config(self.model), "pad_token_id", None)
         return pad if isinstance(pad, int) and 0 <= pad < self._vocabulary() else 0
+
+    def _inputs(self, request: Request) -> Mapping[str, torch.Tensor]:
+        ids: Mapping[str, torch.Tensor] = request.prompt
+        return ids if request.workload.prompt is None else self._tokenized(request)
 
     def _tokenized(self, request: Request) -> dict[str, torch.Tensor]:
         return self._on_device(self.tokenizer(request.prompt, return_tensors="pt"))

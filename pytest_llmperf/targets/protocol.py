@@ -117,6 +117,17 @@ class Target(Protocol):
         """
         ...
 
+    def step_through(self, request: Request, mark: Callable[[], object]) -> Unknown | None:
+        """Serve one request with nothing of ours in its way, and mark where each step of the model ends.
+
+        Args:
+            mark: called before each token is chosen, or after it where that cannot be told.
+
+        Returns:
+            Why the target does not show its steps; None where it does.
+        """
+        ...
+
     def weights_bytes(self) -> int | Unknown:
         """Parameters and buffers, each storage once."""
         ...

@@ -96,6 +96,10 @@ class StreamTarget:
             prefill=Unknown("a stream does not show where its prefill ends"),
         )
 
+    def step_through(self, request: Request, mark: Callable[[], object]) -> None:
+        for _ in self._reference.fn(request.prompt, request.workload.output_tokens):
+            mark()
+
     def weights_bytes(self) -> Unknown:
         return _OUT_OF_SIGHT
 

@@ -1,0 +1,8 @@
+"""Where the time goes: what a model does, counted and profiled in passes of their own, apart from timing."""
+
+from __future__ import annotations
+
+from pytest_llmperf.model import Unknown
+
+ONE_TOKEN = Unknown("a step of decode needs at least 2 output tokens")
+NOT_BY_TOKEN = Unknown("the model's steps are not those of its tokens")

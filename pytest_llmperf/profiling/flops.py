@@ -1,0 +1,228 @@
+"""Floating-point operations, and the bytes of weights read, counted operator by operator below autograd.
+
+torch's own formulas count a multiply-add as two, for matrix products, convolutions and attention; attention in full,
+masked or not. They lack what a CPU runs fused, and grouped experts: without these a change of kernel would look like
+a change of work.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from itertools import pairwise
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch._ops import HigherOrderOperator
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from pytest_llmperf.model import Unknown, Work
+from pytest_llmperf.profiling import NOT_BY_TOKEN, ONE_TOKEN
+from pytest_llmperf.targets import Request, Target
+from pytest_llmperf.targets.tensors import tensors_in
+
+Formula = Callable[..., int]
+"""`(*args, out_val, **kwargs)` of an operator, as it was called, to FLOPs."""
+
+
+def _attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *args: Any, **kwargs: Any) -> int:
+    """Queries (b, h, s, d), keys (b, h', t, d) and values (b, h', t, e), where a key may serve several heads."""
+    batch, heads, queries, width = query.shape
+    return int(2 * batch * heads * queries * key.shape[2] * (width + value.shape[3]))
+
+
+def _grouped(one: torch.Tensor, other: torch.Tensor, *args: Any, out_val: torch.Tensor, **kwargs: Any) -> int:
+    """Rows (m, k) or experts (g, m, k), times experts (g, k, n) or columns (k, n): each row meets one expert."""
+    if one.ndim == 2 and other.ndim == 2:  # (m, k) and (k, n) split along k into groups: an output each
+        return 2 * one.shape[0] * one.shape[1] * other.shape[1]
+    return 2 * out_val.numel() * one.shape[-1]
+
+
+def _times_rows(rows: torch.Tensor, *args: Any, out_val: torch.Tensor, **kwargs: Any) -> int:
+    """(…, k) times packed weights of n columns, whose shape is not to be seen: the output says n."""
+    return 2 * out_val.numel() * rows.shape[-1]
+
+
+def _vector(matrix: torch.Tensor, vector: torch.Tensor, *args: Any, **kwargs: Any) -> int:
+    return 2 * matrix.numel()
+
+
+def _added_vector(bias: torch.Tensor, matrix: torch.Tensor, vector: torch.Tensor, *args: Any, **kwargs: Any) -> int:
+    return 2 * matrix.numel()
+
+
+_MORE: Mapping[str, Formula] = MappingProxyType(
+    {
+        "aten::_scaled_dot_product_flash_attention_for_cpu": _attention,
+        "aten::_scaled_dot_product_fused_attention_overrideable": _attention,
+        "aten::_grouped_mm": _grouped,
+        "aten::_scaled_grouped_mm": _grouped,
+        "aten::_int_mm": _times_rows,
+        "aten::_weight_int8pack_mm": _times_rows,
+        "aten::_weight_int4pack_mm": _times_rows,
+        "aten::_weight_int4pack_mm_for_cpu": _times_rows,
+        "aten::mkldnn_linear": _times_rows,
+        "aten::mv": _vector,
+        "aten::dot": _vector,
+        "aten::addmv": _added_vector,
+        "quantized::linear": _times_rows,
+        "quantized::linear_dynamic": _times_rows,
+        "quantized::linear_dynamic_fp16": _times_rows,
+        "mkldnn::_linear_pointwise": _times_rows,
+        "onednn::qlinear_pointwise": _times_rows,
+    }
+)
+_ROWS_ONLY = frozenset({"aten::embedding", "aten::index_select", "aten::index", "aten::gather"})
+"""They read of their first argument as much as they give."""
+_KNOWN_NAMESPACES = frozenset(
+    {"aten", "prims", "prim", "profiler", "c10d", "_c10d_functional", "quantized", "inductor"}
+)
+"""Operators of these do no work that the formulas lack; others may."""
+
+
+def _formulas() -> dict[Any, Formula]:
+    """By operator: torch's, then ours, of those that this torch has."""
+    return {**{operator: formula for name, formula in _MORE.items() if (operator := _operator(name))}, **flop_registry}
+
+
+def _operator(name: str) -> Any:
+    namespace, _, own = name.partition("::")
+    return getattr(getattr(torch.ops, namespace), own, None)
+
+
+@dataclass
+class _Tally:
+    """What was counted since the last step began.
+
+    Args:
+        weight_bytes: of weights read; an operator that reads the same ones again adds nothing.
+        foreign: operators of other libraries that take several tensors, whose work is not known; of all steps.
+    """
+
+    flops: int = 0
+    weight_bytes: int = 0
+    foreign: set[str] = field(default_factory=set)
+    _read: set[tuple[int, int, int]] = field(default_factory=set)
+
+    def taken(self) -> tuple[int, int]:
+        """The step's FLOPs and bytes of weights; begins the next one."""
+        step = self.flops, self.weight_bytes
+        self.flops = self.weight_bytes = 0
+        self._read.clear()
+        return step
+
+    def reads(self, weights: torch.Tensor) -> None:
+        part = weights.untyped_storage().data_ptr(), int(weights.storage_offset()), weights.numel()
+        if part not in self._read:
+            self._read.add(part)
+            self.weight_bytes += weights.numel() * weights.element_size()
+
+
+class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no types here
+    supports_higher_order_operators = True
+
+    def __init__(self, tally: _Tally, weights: Iterable[torch.Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # nor here
+        self._tally = tally
+        self._formulas = _formulas()
+        self._weights = {tensor.untyped_storage().data_ptr() for tensor in weights}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        formula = self._formulas.get(getattr(func, "overloadpacket", func))
+        if isinstance(func, HigherOrderOperator):
+            out = func(*args, **kwargs)
+            self._tally.flops += int(formula(*args, **kwargs, out_val=out)) if formula else 0
+            return out
+        if formula is None and func is not torch.ops.prim.device.default:
+            with self:
+                decomposed = func.decompose(*args, **kwargs)
+            if decomposed is not NotImplemented:
+                return decomposed
+        out = func(*args, **kwargs)
+        if formula is not None:
+            self._tally.flops += int(formula(*args, **kwargs, out_val=out))
+        elif func.namespace not in _KNOWN_NAMESPACES and sum(1 for _ in tensors_in((args, kwargs))) > 1:
+            self._tally.foreign.add(func._schema.name)
+        self._note_reads(func._schema.name, args, kwargs, out)
+        return out
+
+    def _note_reads(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+        given = out if isinstance(out, torch.Tensor) else None
+        for tensor in (*args, *kwargs.values()):
+            if not isinstance(tensor, torch.Tensor) or not self._is_weight(tensor):
+                continue
+            if given is not None and _same_storage(given, tensor):  # a view reads nothing
+                return
+            if name in _ROWS_ONLY and given is not None:
+                self._tally.weight_bytes += given.numel() * given.element_size()
+            elif name.endswith("_grouped_mm") and tensor.ndim == 3:
+                self._tally.weight_bytes += _experts_hit(args, kwargs) * tensor[0].numel() * tensor.element_size()
+            else:
+                self._tally.reads(tensor)
+
+    def _is_weight(self, tensor: torch.Tensor) -> bool:
+        return tensor.layout is torch.strided and tensor.untyped_storage().data_ptr() in self._weights
+
+
+def _same_storage(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
+
+
+def _experts_hit(args: Sequence[Any], kwargs: Mapping[str, Any]) -> int:
+    """How many groups of a grouped product have rows."""
+    offsets = kwargs.get("offs", args[2] if len(args) > 2 else None)
+    if offsets is None:
+        return int(args[1].shape[0])
+    ends = [0, *offsets.tolist()]
+    return sum(after > before for before, after in pairwise(ends))
+
+
+def _eager() -> AbstractContextManager[object]:
+    if "torch._dynamo" not in sys.modules:  # nothing is compiled, and importing it takes seconds
+        return nullcontext()
+    stance: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
+    return stance
+
+
+@dataclass(frozen=True)
+class Counted:
+    """The work of both phases, and FLOPs of each step of decode."""
+
+    prefill: Work
+    decode: Work
+    flops_by_step: tuple[int, ...] = ()
+
+
+def work(target: Target, request: Request) -> Counted:
+    """Serve the request once more, eagerly, and count what it takes.
+
+    A compiled model that runs under a dispatch mode falls back to eager for good (seen with torch 2.13), unless
+    it is told to be eager for so long. The work is the same.
+    """
+    steps: list[tuple[int, int]] = []
+    tally = _Tally()
+    weights = [*target.model.parameters(), *target.model.buffers()] if target.model is not None else []
+    with _eager(), _Counting(tally, weights):
+        hidden = target.step_through(request, lambda: steps.append(tally.taken()))
+    if not hidden and len(steps) != request.workload.output_tokens:
+        hidden = NOT_BY_TOKEN
+    if not hidden and tally.foreign:
+        hidden = Unknown(f"what {', '.join(sorted(tally.foreign))} does is not known")
+    if not hidden and not any(flops for flops, _ in steps):
+        hidden = Unknown("no matrix product was seen in this thread")
+    if hidden:
+        return Counted(Work(hidden, hidden), Work(hidden, hidden))
+    prefill, *decode = steps
+    by_step = tuple(flops for flops, _ in decode)
+    if not decode:
+        return Counted(Work(*prefill), Work(ONE_TOKEN, ONE_TOKEN))
+    mean = Work(statistics.fmean(by_step), statistics.fmean(read for _, read in decode))
+    return Counted(Work(*prefill), mean, by_step)
