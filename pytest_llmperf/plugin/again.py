@@ -26,17 +26,31 @@ class FreshProcesses:
     Args:
         opposite: what this run's measurements are against; None where that is the stored baseline.
         tell: what is being done, for people who wait.
+        clock: a monotonic one, in seconds.
     """
 
-    def __init__(self, config: pytest.Config, opposite: Opposite | None, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        config: pytest.Config,
+        opposite: Opposite | None,
+        tell: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._config = config
         self._opposite = opposite
         self._tell = tell
         self._confirming: dict[str, Code] = {}
         self._current: Code | None = None
-        self._begun = time.monotonic()
+        self._clock = clock
+        self._begun = self._test_begun = clock()
+        self._longest = 0.0
         self._confirmed_for = 0.0
         """Seconds of duets in a run that is itself none."""
+
+    def begin(self) -> None:
+        """Another test begins."""
+        self._longest = max(self._longest, self._clock() - self._test_begun)
+        self._test_begun = self._clock()
 
     def again(self, test: str) -> dict[str, schema.Session]:
         return _sessions(fresh.measured_again(self._config, test, self._patience()))
@@ -44,14 +58,14 @@ class FreshProcesses:
     def pair(self, test: str, first: Side, *, turns: bool) -> dict[str, PairTaken]:
         code = self._opposite.code if self._opposite is not None else self._current
         assert code is not None
-        began = time.monotonic()
+        began = self._clock()
         try:
             if not turns:
                 return self._one_after_the_other(test, first, code)
             told = {"test": test, "first": first, "base": code.to_plain()}
             results = fresh.measured_again(self._config, test, 2 * self._patience(), __name__, **told)
         finally:
-            self._confirmed_for += time.monotonic() - began
+            self._confirmed_for += self._clock() - began
         missing = [result["new"] for result in results if not result["pairs"]]
         if len(missing) == len(results):
             raise MeasurementError(f"the fresh pair measured nothing in turns: {missing[0]}")
@@ -74,7 +88,7 @@ class FreshProcesses:
 
     def spent(self) -> str:
         budget = option(self._config, "budget")
-        used = self._confirmed_for if self._opposite is None else time.monotonic() - self._begun
+        used = self._confirmed_for if self._opposite is None else self._clock() - self._begun
         return f"the {budget:g} s of --llmperf-budget are spent" if budget and used >= budget else ""
 
     def close(self) -> None:
@@ -91,7 +105,9 @@ class FreshProcesses:
         return {key: one_after_the_other(taken["base"][key], taken["head"][key]) for key in sorted(both)}
 
     def _patience(self) -> float:
-        return fresh.PATIENCE_S + 2 * (time.monotonic() - self._begun)
+        """A process of its own also sets up what earlier tests of this one have left ready."""
+        self._longest = max(self._longest, self._clock() - self._test_begun)
+        return fresh.PATIENCE_S + 2 * self._longest
 
 
 class FreshHead(fresh.Fresh):

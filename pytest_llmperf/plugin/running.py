@@ -107,6 +107,10 @@ class Running:
                 self._progress("")
         return (yield)
 
+    def pytest_runtest_logstart(self) -> None:
+        if self._fresh is not None:
+            self._fresh.begin()
+
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
         """Judges inside the call phase, so that xfail, reruns, JUnit and annotations see an ordinary failure."""
