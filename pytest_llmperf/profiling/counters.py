@@ -73,7 +73,7 @@ def shorter(request: Request, tokens: int) -> Request:
 
 
 def _cache_growth(target: Target, request: Request, kv_cache: int | Unknown) -> float | Unknown:
-    """Bytes per token and sequence, by what the cache holds after one token.
+    """Bytes per token and sequence, by what the cache holds after two tokens: a prefill's leavings may be larger.
 
     A static cache is as large as it will have to be: of that, too, it is what a longer answer adds.
     """
@@ -84,13 +84,14 @@ def _cache_growth(target: Target, request: Request, kv_cache: int | Unknown) -> 
         return ONE_TOKEN
     from pytest_llmperf.profiling.flops import eager
 
+    fewest = 2 if workload.output_tokens > 2 else 1
     target.begin()  # a static cache is otherwise kept at the largest size that it ever had
     with eager():
-        least = target.kv_cache_bytes(shorter(request, 1))
+        least = target.kv_cache_bytes(shorter(request, fewest))
     target.begin()
     if isinstance(least, Unknown):
         return least
-    return (kv_cache - least) / (workload.output_tokens - 1) / workload.batch_size
+    return (kv_cache - least) / (workload.output_tokens - fewest) / workload.batch_size
 
 
 def compilations() -> int:

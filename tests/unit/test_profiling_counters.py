@@ -69,6 +69,10 @@ def test_a_full_window_and_a_state_do_not_grow() -> None:
     assert counted(loaded("random:mamba?num_hidden_layers=2&hidden_size=64&vocab_size=500")).cache_growth == 0
 
 
+def test_two_tokens_show_the_growth_of_one() -> None:
+    assert counted(loaded(LLAMA), Workload(8, 2)).cache_growth == 2 * 2 * 2 * 16 * FLOAT
+
+
 def test_without_a_cache_there_is_no_growth_and_that_is_not_zero() -> None:
     target = loaded(LLAMA)
     target.model.generation_config.use_cache = False
