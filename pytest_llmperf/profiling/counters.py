@@ -21,12 +21,20 @@ _NO_TIME = Unknown("one call alone takes longer than the time allowed for counti
 _Seen = TypeVar("_Seen")
 
 
-def count(target: Target, request: Request, kv_cache: int | Unknown, *, timely: bool) -> Counts:
+def count(
+    target: Target,
+    request: Request,
+    kv_cache: int | Unknown,
+    *,
+    timely: bool,
+    compiles: int | Unknown = Counts.compiles,
+) -> Counts:
     """What the target does for this request, apart from timing.
 
     Args:
         kv_cache: bytes of its cache after the last token.
         timely: whether there is time to serve it once more.
+        compiles: what was compiled in this process while it was timed.
 
     Raises:
         LlmperfError: as serving does. Any other error is of counting alone, and leaves its counts unknown.
@@ -48,12 +56,19 @@ def count(target: Target, request: Request, kv_cache: int | Unknown, *, timely: 
         decode_work=counted.decode,
         flops_by_step=counted.flops_by_step,
         cache_growth=_cache_growth(target, request, kv_cache),
+        compiles=compiles if target.model is not None or compiles else _why_unseen(profiled.prefill.ops, compiles),
     )
 
 
 def _unseen(why: Unknown, kv_cache: int | Unknown) -> Counts:
     phase, work = Phase(why, why, why, why), Work(why, why)
-    return Counts(phase, phase, work, work, cache_growth=kv_cache if isinstance(kv_cache, Unknown) else why)
+    growth = kv_cache if isinstance(kv_cache, Unknown) else why
+    return Counts(phase, phase, work, work, cache_growth=growth, compiles=why)
+
+
+def _why_unseen(ops: float | Unknown, compiles: int | Unknown) -> int | Unknown:
+    """Where no operator of a model is seen, no graph of it would be."""
+    return ops if isinstance(ops, Unknown) else compiles
 
 
 def _tried(counting: Callable[[], _Seen], unseen: Callable[[Unknown], _Seen]) -> _Seen:
