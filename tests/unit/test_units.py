@@ -11,10 +11,10 @@ from pytest_llmperf.units import (
     fraction,
     mebibytes,
     milliseconds,
+    percent,
     plus_minus,
     short_bytes,
     short_duration,
-    percent,
     short_number,
 )
 
