@@ -412,7 +412,7 @@ _METRICS = (
         Kind.COUNTED,
         Per.MEASUREMENT,
         "growth of the cache per token and sequence",
-        "difference of the cache after N tokens and after one",
+        "difference of the cache after N tokens and after two",
         _once(lambda measurement: measurement.counts.cache_growth),
         gates=True,
     ),

@@ -444,7 +444,9 @@ class Limit:
 
     @property
     def comparison(self) -> str:
-        return f"{self.operator} {repr(self.bound).removesuffix('.0')}"
+        short = f"{self.bound:g}".replace("e+0", "e").replace("e+", "e")
+        whole = repr(self.bound).removesuffix(".0")
+        return f"{self.operator} {short if abs(self.bound) >= 1e6 and float(short) == self.bound else whole}"
 
     def holds(self, value: float) -> bool:
         return _OPERATORS[self.operator](value, self.bound)

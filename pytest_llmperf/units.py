@@ -10,6 +10,7 @@ import re
 
 MIB = 2**20
 
+_PREFIXES = {"P": 1e15, "T": 1e12, "G": 1e9}
 _PERCENT = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*%\s*")
 
 
@@ -41,16 +42,25 @@ def fraction(value: object) -> float:
 
 
 def short_number(value: float) -> str:
-    """At least three significant digits, thousands grouped, no exponent between a thousandth and a billion."""
-    if value == int(value) and abs(value) < 1e9:
+    """At least three significant digits, thousands grouped; from a billion on with a prefix: `7.21 T`."""
+    for prefix, size in _PREFIXES.items():
+        if abs(value) >= size:
+            return f"{value / size:,.{decimals(value / size)}f}".removesuffix(".00") + f" {prefix}"
+    if value == int(value):
         return f"{int(value):,}"
-    if abs(value) >= 1e9 or abs(value) < 1e-3:
+    if abs(value) < 1e-3:
         return f"{value:.3g}"
     return f"{value:,.{decimals(value)}f}"
 
 
-def percent(share: float, *, signed: bool = False) -> str:
-    """`5 %`, `0.9 %`, `+10.0 %` with a sign: one decimal below a hundred where it says something."""
+def percent(share: float, *, signed: bool = False, exact: bool = False) -> str:
+    """`5 %`, `0.9 %`, `+10.0 %` with a sign: one decimal below a hundred where it says something.
+
+    Args:
+        exact: what is not 0 is not shown as 0.
+    """
+    if exact and 0 < abs(share) < 0.0005:
+        return f"{100 * share:{'+' * signed}.1g} %".replace("-", "−")
     shown = f"{100 * share:{'+' * signed},.{0 if abs(share) >= 0.995 else 1}f}"
     if not signed:
         shown = shown.removesuffix(".0")

@@ -97,8 +97,8 @@ def measure(
             memory = dataclasses.replace(memory, peak_rss=rss.value)
             progress("counting")
             same = target.request(workload, _COUNTED)
-            counts = count(target, same, memory.kv_cache, timely=rounds[-1].wall < effort.max_time)
-            counts = dataclasses.replace(counts, compiles=compiled)
+            timely = rounds[-1].wall < effort.max_time
+            counts = count(target, same, memory.kv_cache, timely=timely, compiles=compiled)
     fresh = not isinstance(load, Unknown)
     return metrics.summarize(
         Measurement(

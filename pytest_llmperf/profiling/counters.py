@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Callable
+from typing import TypeVar
 
-from pytest_llmperf.model import Counts, Unknown, Work
-from pytest_llmperf.profiling import ONE_TOKEN
+from pytest_llmperf.collector import collector_quiet
+from pytest_llmperf.errors import LlmperfError
+from pytest_llmperf.model import Counts, Phase, Unknown, Work
+from pytest_llmperf.profiling import NO_OPERATOR, ONE_TOKEN
 from pytest_llmperf.targets import Request, Target
 
 PROFILED_TOKENS = 10
@@ -14,19 +18,37 @@ PROFILED_TOKENS = 10
 _NO_TIME = Unknown("one call alone takes longer than the time allowed for counting", by_chance=True)
 
 
-def count(target: Target, request: Request, kv_cache: int | Unknown, *, timely: bool) -> Counts:
+_Seen = TypeVar("_Seen")
+
+
+def count(
+    target: Target,
+    request: Request,
+    kv_cache: int | Unknown,
+    *,
+    timely: bool,
+    compiles: int | Unknown = Counts.compiles,
+) -> Counts:
     """What the target does for this request, apart from timing.
 
     Args:
         kv_cache: bytes of its cache after the last token.
         timely: whether there is time to serve it once more.
-    """
-    from pytest_llmperf.profiling.flops import Counted, work
-    from pytest_llmperf.profiling.operators import profile
+        compiles: what was compiled in this process while it was timed.
 
-    unknown = Work(_NO_TIME, _NO_TIME)
-    counted = work(target, request) if timely else Counted(unknown, unknown)
-    profiled = profile(target, shorter(request, PROFILED_TOKENS))
+    Raises:
+        LlmperfError: as serving does. Any other error is of counting alone, and leaves its counts unknown.
+    """
+    if "torch" not in sys.modules:  # nothing of it can run, and importing it takes seconds
+        return _unseen(NO_OPERATOR, kv_cache)
+    from pytest_llmperf.profiling.flops import Counted, work
+    from pytest_llmperf.profiling.operators import Profiled, profile
+
+    with collector_quiet():
+        counted = _tried(lambda: work(target, request), Counted.unseen) if timely else Counted.unseen(_NO_TIME)
+        if counted.prefill.flops == NO_OPERATOR:
+            return _unseen(NO_OPERATOR, kv_cache)
+        profiled = _tried(lambda: profile(target, shorter(request, PROFILED_TOKENS)), Profiled.unseen)
     return Counts(
         prefill=profiled.prefill,
         decode=profiled.decode,
@@ -34,7 +56,29 @@ def count(target: Target, request: Request, kv_cache: int | Unknown, *, timely: 
         decode_work=counted.decode,
         flops_by_step=counted.flops_by_step,
         cache_growth=_cache_growth(target, request, kv_cache),
+        compiles=compiles if target.model is not None or compiles else _why_unseen(profiled.prefill.ops, compiles),
     )
+
+
+def _unseen(why: Unknown, kv_cache: int | Unknown) -> Counts:
+    phase, work = Phase(why, why, why, why), Work(why, why)
+    growth = kv_cache if isinstance(kv_cache, Unknown) else why
+    return Counts(phase, phase, work, work, cache_growth=growth, compiles=why)
+
+
+def _why_unseen(ops: float | Unknown, compiles: int | Unknown) -> int | Unknown:
+    """Where no operator of a model is seen, no graph of it would be."""
+    return ops if isinstance(ops, Unknown) else compiles
+
+
+def _tried(counting: Callable[[], _Seen], unseen: Callable[[Unknown], _Seen]) -> _Seen:
+    try:
+        return counting()
+    except LlmperfError:
+        raise
+    except Exception as error:  # whatever a model does when it is watched: it was measured, and that is not lost
+        first = next(iter(str(error).splitlines()), "")
+        return unseen(Unknown(f"counting failed: {type(error).__name__}: {first}"))
 
 
 def shorter(request: Request, tokens: int) -> Request:
@@ -44,7 +88,7 @@ def shorter(request: Request, tokens: int) -> Request:
 
 
 def _cache_growth(target: Target, request: Request, kv_cache: int | Unknown) -> float | Unknown:
-    """Bytes per token and sequence, by what the cache holds after one token.
+    """Bytes per token and sequence, by what the cache holds after two tokens: a prefill's leavings may be larger.
 
     A static cache is as large as it will have to be: of that, too, it is what a longer answer adds.
     """
@@ -53,12 +97,16 @@ def _cache_growth(target: Target, request: Request, kv_cache: int | Unknown) -> 
     workload = request.workload
     if workload.output_tokens < 2:
         return ONE_TOKEN
+    from pytest_llmperf.profiling.flops import eager
+
+    fewest = 2 if workload.output_tokens > 2 else 1
     target.begin()  # a static cache is otherwise kept at the largest size that it ever had
-    least = target.kv_cache_bytes(shorter(request, 1))
+    with eager():
+        least = target.kv_cache_bytes(shorter(request, fewest))
     target.begin()
     if isinstance(least, Unknown):
         return least
-    return (kv_cache - least) / (workload.output_tokens - 1) / workload.batch_size
+    return (kv_cache - least) / (workload.output_tokens - fewest) / workload.batch_size
 
 
 def compilations() -> int:

@@ -18,13 +18,13 @@ from typing import Any
 
 import torch
 from torch._ops import HigherOrderOperator
+from torch.utils import _pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from pytest_llmperf.model import Unknown, Work
-from pytest_llmperf.profiling import NOT_BY_TOKEN, ONE_TOKEN
+from pytest_llmperf.profiling import NO_OPERATOR, NOT_BY_TOKEN, ONE_TOKEN
 from pytest_llmperf.targets import Request, Target
-from pytest_llmperf.targets.tensors import tensors_in
 
 Formula = Callable[..., int]
 """`(*args, out_val, **kwargs)` of an operator, as it was called, to FLOPs."""
@@ -77,8 +77,12 @@ _MORE: Mapping[str, Formula] = MappingProxyType(
         "onednn::qlinear_pointwise": _times_rows,
     }
 )
+_PACKED_BYTES = MappingProxyType(
+    {"quantized::linear": 1, "quantized::linear_dynamic": 1, "quantized::linear_dynamic_fp16": 2}
+)
+"""Of a weight inside an object that is no tensor."""
 _ROWS_ONLY = frozenset({"aten::embedding", "aten::index_select", "aten::index", "aten::gather"})
-"""They read of their first argument as much as they give."""
+"""They read of their first argument as much as they give, and not more than there is."""
 _KNOWN_NAMESPACES = frozenset(
     {"aten", "prims", "prim", "profiler", "c10d", "_c10d_functional", "quantized", "inductor"}
 )
@@ -101,11 +105,13 @@ class _Tally:
 
     Args:
         weight_bytes: of weights read; an operator that reads the same ones again adds nothing.
-        foreign: operators of other libraries that take several tensors, whose work is not known; of all steps.
+        operators: in all steps.
+        foreign: operators of other libraries that take several tensors, whose work is not known; in all steps.
     """
 
     flops: int = 0
     weight_bytes: int = 0
+    operators: int = 0
     foreign: set[str] = field(default_factory=set)
     _read: set[tuple[int, int, int]] = field(default_factory=set)
 
@@ -137,32 +143,33 @@ class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch ha
     ) -> Any:
         kwargs = kwargs or {}
         formula = self._formulas.get(getattr(func, "overloadpacket", func))
-        if isinstance(func, HigherOrderOperator):
-            out = func(*args, **kwargs)
-            self._tally.flops += int(formula(*args, **kwargs, out_val=out)) if formula else 0
-            return out
-        if formula is None and func is not torch.ops.prim.device.default:
+        higher = isinstance(func, HigherOrderOperator)  # it takes functions, which then run out of our sight
+        if formula is None and not higher and func is not torch.ops.prim.device.default:
             with self:
                 decomposed = func.decompose(*args, **kwargs)
             if decomposed is not NotImplemented:
                 return decomposed
         out = func(*args, **kwargs)
+        self._tally.operators += 1
         if formula is not None:
             self._tally.flops += int(formula(*args, **kwargs, out_val=out))
-        elif func.namespace not in _KNOWN_NAMESPACES and sum(1 for _ in tensors_in((args, kwargs))) > 1:
-            self._tally.foreign.add(func._schema.name)
-        self._note_reads(func._schema.name, args, kwargs, out)
+        elif higher or (func.namespace not in _KNOWN_NAMESPACES and _several_tensors(args, kwargs)):
+            self._tally.foreign.add(str(func) if higher else func._schema.name)
+        if not higher:
+            self._note_reads(func._schema.name, args, kwargs, out)
         return out
 
     def _note_reads(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
         given = out if isinstance(out, torch.Tensor) else None
+        if given is not None and name in _PACKED_BYTES:
+            self._tally.weight_bytes += given.shape[-1] * args[0].shape[-1] * _PACKED_BYTES[name]
         for tensor in (*args, *kwargs.values()):
             if not isinstance(tensor, torch.Tensor) or not self._is_weight(tensor):
                 continue
             if given is not None and _same_storage(given, tensor):  # a view reads nothing
                 return
             if name in _ROWS_ONLY and given is not None:
-                self._tally.weight_bytes += given.numel() * given.element_size()
+                self._tally.weight_bytes += min(given.numel(), tensor.numel()) * tensor.element_size()
             elif name.endswith("_grouped_mm") and tensor.ndim == 3:
                 self._tally.weight_bytes += _experts_hit(args, kwargs) * tensor[0].numel() * tensor.element_size()
             else:
@@ -170,6 +177,12 @@ class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch ha
 
     def _is_weight(self, tensor: torch.Tensor) -> bool:
         return tensor.layout is torch.strided and tensor.untyped_storage().data_ptr() in self._weights
+
+
+def _several_tensors(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether more than one tensor is given, or object that may hold one: of these, a product may be made."""
+    given = _pytree.tree_leaves((args, kwargs))
+    return sum(isinstance(value, (torch.Tensor, torch.ScriptObject)) for value in given) > 1
 
 
 def _same_storage(one: torch.Tensor, other: torch.Tensor) -> bool:
@@ -185,11 +198,15 @@ def _experts_hit(args: Sequence[Any], kwargs: Mapping[str, Any]) -> int:
     return sum(after > before for before, after in pairwise(ends))
 
 
-def _eager() -> AbstractContextManager[object]:
+def eager() -> AbstractContextManager[object]:
+    """What is compiled runs as it was written, and nothing is compiled."""
     if "torch._dynamo" not in sys.modules:  # nothing is compiled, and importing it takes seconds
         return nullcontext()
     stance: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
     return stance
+
+
+_NO_WEIGHTS = Unknown("the model's weights are out of sight")
 
 
 @dataclass(frozen=True)
@@ -199,6 +216,10 @@ class Counted:
     prefill: Work
     decode: Work
     flops_by_step: tuple[int, ...] = ()
+
+    @classmethod
+    def unseen(cls, why: Unknown) -> Counted:
+        return cls(Work(why, why), Work(why, why))
 
 
 def work(target: Target, request: Request) -> Counted:
@@ -210,19 +231,26 @@ def work(target: Target, request: Request) -> Counted:
     steps: list[tuple[int, int]] = []
     tally = _Tally()
     weights = [*target.model.parameters(), *target.model.buffers()] if target.model is not None else []
-    with _eager(), _Counting(tally, weights):
+    with eager(), _Counting(tally, weights):
         hidden = target.step_through(request, lambda: steps.append(tally.taken()))
-    if not hidden and len(steps) != request.workload.output_tokens:
-        hidden = NOT_BY_TOKEN
-    if not hidden and tally.foreign:
-        hidden = Unknown(f"what {', '.join(sorted(tally.foreign))} does is not known")
-    if not hidden and not any(flops for flops, _ in steps):
-        hidden = Unknown("no matrix product was seen in this thread")
-    if hidden:
-        return Counted(Work(hidden, hidden), Work(hidden, hidden))
-    prefill, *decode = steps
-    by_step = tuple(flops for flops, _ in decode)
+    if hidden := hidden or _hidden(tally, steps, request.workload.output_tokens):
+        return Counted.unseen(hidden)
+    prefill, *decode = (Work(flops, read if weights else _NO_WEIGHTS) for flops, read in steps)
     if not decode:
-        return Counted(Work(*prefill), Work(ONE_TOKEN, ONE_TOKEN))
-    mean = Work(statistics.fmean(by_step), statistics.fmean(read for _, read in decode))
-    return Counted(Work(*prefill), mean, by_step)
+        return Counted(prefill, Work(ONE_TOKEN, ONE_TOKEN))
+    by_step = tuple(flops for flops, _ in steps[1:])
+    read = statistics.fmean(read for _, read in steps[1:]) if weights else _NO_WEIGHTS
+    return Counted(prefill, Work(statistics.fmean(by_step), read), by_step)
+
+
+def _hidden(tally: _Tally, steps: Sequence[tuple[int, int]], output_tokens: int) -> Unknown | None:
+    """Why what was counted is not all of it."""
+    if not tally.operators:
+        return NO_OPERATOR
+    if len(steps) != output_tokens:
+        return NOT_BY_TOKEN
+    if tally.foreign:
+        return Unknown(f"what {', '.join(sorted(tally.foreign))} does is not known")
+    if not any(flops for flops, _ in steps):
+        return Unknown("no matrix product was seen in this thread")
+    return None

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_llmperf.model import Operator, Phase, Unknown
-from pytest_llmperf.profiling import NOT_BY_TOKEN, ONE_TOKEN
+from pytest_llmperf.profiling import NO_OPERATOR, NOT_BY_TOKEN, ONE_TOKEN
 from pytest_llmperf.targets import Request, Target
 
 _MARK = "llmperf step"
@@ -19,7 +19,6 @@ _OPERATOR = re.compile(r"^\w+::")
 _READ = "aten::_local_scalar_dense"
 _WAIT = re.compile(r"^(cuda|cu|hip)\w*Synchronize")
 _LAUNCH = re.compile(r"^(cuda|cu|hip)\w*Launch(?!HostFunc)")
-_NO_OPERATOR = Unknown("no operator of torch was seen in this process")
 _NO_DEVICE = Unknown("the target launches no kernels: it is not on a CUDA device")
 
 
@@ -29,6 +28,10 @@ class Profiled:
 
     prefill: Phase
     decode: Phase
+
+    @classmethod
+    def unseen(cls, why: Unknown) -> Profiled:
+        return cls(_unseen(why), _unseen(why))
 
 
 def profile(target: Target, request: Request, trace: Path | None = None) -> Profiled:
@@ -42,6 +45,9 @@ def profile(target: Target, request: Request, trace: Path | None = None) -> Prof
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it prints USDT lines on descriptor 2
     from torch.profiler import ProfilerActivity, record_function
     from torch.profiler import profile as profiling
+
+    if busy := _profiler_busy():
+        return Profiled.unseen(busy)
 
     def mark() -> None:
         with record_function(_MARK):
@@ -60,13 +66,25 @@ def profile(target: Target, request: Request, trace: Path | None = None) -> Prof
     if not hidden and len(marks) != request.workload.output_tokens:
         hidden = NOT_BY_TOKEN
     if not hidden and not any(_OPERATOR.match(event.name) for event in events):
-        hidden = _NO_OPERATOR
+        hidden = NO_OPERATOR
     if hidden:
-        return Profiled(*2 * [_unseen(hidden)])
+        return Profiled.unseen(hidden)
     began = min(event.time_range.start for event in events)
     steady = marks[1:] if len(marks) > 2 else marks  # from where, and to where
     decode = _phase(events, steady[0], steady[-1], len(steady) - 1, on_device) if len(marks) > 1 else _unseen(ONE_TOKEN)
     return Profiled(_phase(events, began, marks[0], 1, on_device), decode)
+
+
+def _profiler_busy() -> Unknown | None:
+    """Why what is seen would not be the model alone; a second profiler would also end the first one."""
+    import torch
+    from torch.utils._python_dispatch import _get_current_dispatch_mode
+
+    if torch._C._autograd._profiler_enabled():
+        return Unknown("a profiler of torch is running already", by_chance=True)
+    if (mode := _get_current_dispatch_mode()) is not None:
+        return Unknown(f"{type(mode).__name__} is active, whose operators would be counted too", by_chance=True)
+    return None
 
 
 def _unseen(why: Unknown) -> Phase:

@@ -176,7 +176,7 @@ def _change(comparison: Comparison) -> str:
     """`+10.0 % ± 1.1`; nothing where there is no change to speak of."""
     if comparison.change is None or comparison.quiet or (comparison.spread is None and not comparison.change):
         return ""
-    shown = percent(comparison.change, signed=True)
+    shown = percent(comparison.change, signed=True, exact=comparison.spread is None)
     if comparison.spread is None:
         return shown
     lost = comparison.spread > max(1.0, abs(comparison.change))  # its figure would say no more

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -97,7 +98,8 @@ class StreamTarget:
         )
 
     def step_through(self, request: Request, mark: Callable[[], object]) -> None:
-        for _ in self._reference.fn(request.prompt, request.workload.output_tokens):
+        asked = request.workload.output_tokens
+        for _ in itertools.islice(self._reference.fn(request.prompt, asked), asked + 1):
             mark()
 
     def weights_bytes(self) -> Unknown:

@@ -11,6 +11,7 @@ from pytest_llmperf.units import (
     fraction,
     mebibytes,
     milliseconds,
+    percent,
     plus_minus,
     short_bytes,
     short_duration,
@@ -70,6 +71,14 @@ def test_what_is_no_tolerance_is_refused_by_value(given: object, message: str) -
         fraction(given)
 
 
+@pytest.mark.parametrize(
+    ("share", "shown"),
+    [(1e-6, "+0.0001 %"), (-1e-6, "−0.0001 %"), (0.0004, "+0.04 %"), (0.05, "+5.0 %"), (0.0, "+0.0 %")],
+)
+def test_an_exact_change_is_never_shown_as_none(share: float, shown: str) -> None:
+    assert percent(share, signed=True, exact=True) == shown
+
+
 @given(st.floats(min_value=0.0002, max_value=0.9998))
 def test_a_fraction_and_its_percentage_are_the_same_tolerance(value: float) -> None:
     assert fraction(f"{value * 100:.10f}%") == pytest.approx(value, abs=1e-11)
@@ -93,8 +102,12 @@ def test_a_fraction_and_its_percentage_are_the_same_tolerance(value: float) -> N
         (0.00012345, "0.000123"),
         (1_234_567, "1,234,567"),
         (1_234_567.8, "1,234,568"),
-        (1_000_000_000, "1e+09"),
-        (1_234_567_890, "1.23e+09"),
+        (1_000_000_000, "1 G"),
+        (1_234_567_890, "1.23 G"),
+        (-12_345_678_900, "-12.3 G"),
+        (248_000_000_000, "248.0 G"),
+        (7_215_545_057_280, "7.22 T"),
+        (3.2e15, "3.20 P"),
         (-8.931, "-8.93"),
     ],
 )
@@ -104,11 +117,12 @@ def test_numbers_are_short(value: float, shown: str) -> None:
 
 @given(st.floats(min_value=1e-9, max_value=1e12) | st.floats(min_value=-1e12, max_value=-1e-9))
 def test_a_short_number_keeps_three_significant_digits(value: float) -> None:
-    assert float(short_number(value).replace(",", "")) == pytest.approx(value, rel=0.005)
+    shown, _, prefix = short_number(value).replace(",", "").partition(" ")
+    assert float(shown) * {"": 1, "G": 1e9, "T": 1e12}[prefix] == pytest.approx(value, rel=0.005)
 
 
-@given(st.floats(min_value=1e-3, max_value=999_999_999))
-def test_a_short_number_has_no_exponent_between_a_thousandth_and_a_billion(value: float) -> None:
+@given(st.floats(min_value=1e-3, max_value=1e17))
+def test_a_short_number_has_no_exponent_from_a_thousandth_on(value: float) -> None:
     assert "e" not in short_number(value)
 
 
