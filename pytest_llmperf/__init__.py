@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pytest_llmperf.limits import Expression
-    from pytest_llmperf.mark import llm_perf
+    from pytest_llmperf.mark import llm_perf, variants
     from pytest_llmperf.model import Measurement, Workload
     from pytest_llmperf.session import Llm
     from pytest_llmperf.targets import random_weights, stream
@@ -83,6 +83,7 @@ __all__ = [
     "total_tokens_per_s",
     "tpot_ms",
     "ttft_ms",
+    "variants",
     "weights_mib",
 ]
 
@@ -93,6 +94,7 @@ _HOMES = {
     "llm_perf": "mark",
     "random_weights": "targets",
     "stream": "targets",
+    "variants": "mark",
 }
 
 

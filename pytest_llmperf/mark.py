@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_llmperf.errors import UsageError
+
 if TYPE_CHECKING:
     from pytest_llmperf.model import Limit, Tolerance, Workload
 
@@ -39,6 +41,29 @@ if TYPE_CHECKING:
     llm_perf = _llm_perf
 else:
     llm_perf = pytest.mark.llm_perf
+
+
+VARIANT = "variant"
+"""The parameter by which tests of one function are told apart, and compared side by side in the report."""
+
+
+def variants(**each: Mapping[str, Any]) -> pytest.MarkDecorator:
+    """The same test, several variants: each name with the keywords of `llm_perf` that make it differ.
+
+    The test takes the name as its argument `variant`; the report sets the variants side by side, and the others in
+    proportion to the first.
+
+        @variants(full={"dtype": "float32"}, half={"dtype": "bfloat16"})
+        def test_precision(llm, variant): ...
+    """
+    if len(each) < 2:
+        given = f"only {next(iter(each))!r}" if each else "none"
+        raise UsageError(f"variants(…) compares at least two, and there is {given}")
+    for name, keywords in each.items():
+        if not isinstance(keywords, Mapping):
+            raise UsageError(f"variants({name}={keywords!r}): expected a dictionary of llm_perf's keywords")
+    parameters = [pytest.param(name, id=name, marks=llm_perf(**keywords)) for name, keywords in each.items()]
+    return pytest.mark.parametrize(VARIANT, parameters)
 
 
 def marker_help() -> str:

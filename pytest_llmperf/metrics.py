@@ -265,6 +265,16 @@ _METRICS = (
         _per_request(lambda trace: _ms(trace.detokenize)),
     ),
     Metric(
+        "tokens_per_step",
+        "tokens",
+        Kind.REPORT,
+        Per.REQUEST,
+        "output tokens / arrivals: more than 1 where several come at once, as assisted decoding accepts them",
+        "vLLM: mean acceptance length",
+        _per_request(lambda trace: trace.output_tokens / len(trace.arrivals)),
+        Better.HIGHER,
+    ),
+    Metric(
         "output_tokens_per_s",
         "tokens/s",
         Kind.TIMED,

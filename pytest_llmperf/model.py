@@ -575,6 +575,8 @@ class Result:
     """Why no more pairs were measured."""
     expected_to_fail: bool = False
     """The test is marked xfail."""
+    variant: str = ""
+    """Which of the variants of its test it is, if it is one."""
 
     @property
     def test(self) -> str:

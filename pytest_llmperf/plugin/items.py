@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from pytest_llmperf.mark import VARIANT
+
 FIXTURES = ("llm", "llmperf")
 
 
@@ -19,6 +21,13 @@ def key_of(item: pytest.Item) -> str:
     if item.parent is not None and item.config.getoption("loadgroup", False) and item.get_closest_marker("xdist_group"):
         return f"{item.parent.nodeid}::{item.name}"
     return item.nodeid
+
+
+def variant_of(item: pytest.Item) -> str:
+    """Which of the variants of its test an item is; empty where it is none."""
+    callspec = getattr(item, "callspec", None)
+    variant = callspec.params.get(VARIANT) if callspec is not None else None
+    return variant if isinstance(variant, str) else ""
 
 
 def hiding_fixture(item: pytest.Item) -> tuple[str, str] | None:

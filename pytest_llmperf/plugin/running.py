@@ -21,7 +21,7 @@ from pytest_llmperf.model import Result, Row, plain
 from pytest_llmperf.plugin.again import FreshProcesses
 from pytest_llmperf.plugin.child import CHILD, Child
 from pytest_llmperf.plugin.config import baselines_folder, is_recording, option
-from pytest_llmperf.plugin.items import FIXTURES, hiding_fixture, key_of, measures
+from pytest_llmperf.plugin.items import FIXTURES, hiding_fixture, key_of, measures, variant_of
 from pytest_llmperf.plugin.marks import levels_of
 from pytest_llmperf.plugin.opposite import OPPOSITE, Opposite, checked_out
 from pytest_llmperf.plugin.progress import Progress
@@ -156,7 +156,7 @@ class Running:
             _tell(item, result, with_section=not shown)
         report = yield
         if results:
-            report.llmperf = [plain(result) for result in results]  # type: ignore[attr-defined]  # reports take extras
+            report.llmperf = [{**plain(result), "variant": variant_of(item)} for result in results]  # type: ignore[attr-defined]  # reports take extras
         if call.when == "teardown":
             if self._session.against is not None and item.stash.get(LLM, None) is not None:
                 self._session.against.leave()  # a rerun finds base at the beginning of the test again

@@ -15,6 +15,7 @@ from rich.text import Text
 from pytest_llmperf.model import Result, Verdict
 from pytest_llmperf.reports.recorded import Recorded, changed, remarks
 from pytest_llmperf.reports.table import Cell, Table, advice, counts, details, failure, hints, overview
+from pytest_llmperf.reports.variants import side_by_side
 
 WIDE = 100
 """Columns from which on the less important ones are shown."""
@@ -56,6 +57,8 @@ def summary(
     if verbosity > 0:
         for result in results:
             parts += [_rendered(details(result, samples=verbosity > 1), width), Text("")]
+    for table in side_by_side(results):
+        parts += [_rendered(table, width), Text("")]
     if recorded and (table := changed(recorded)).rows:
         parts += [_grid(table, width), Text("")]
     told = [*said, *([] if recorded and recorded.done else hints(results))]

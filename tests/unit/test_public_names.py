@@ -47,6 +47,7 @@ EXPORTED = [
     "total_tokens_per_s",
     "tpot_ms",
     "ttft_ms",
+    "variants",
     "weights_mib",
 ]
 
