@@ -24,18 +24,25 @@ if TYPE_CHECKING:
 
     activations_mib: Expression
     cold_ttft_ms: Expression
+    compiles: Expression
     detokenize_ms: Expression
+    flops_per_token: Expression
     itl_ms: Expression
+    kernels_per_token: Expression
+    kv_bytes_per_token: Expression
     kv_cache_mib: Expression
     latency_ms: Expression
     leak_mib: Expression
     load_s: Expression
+    ops_per_token: Expression
     output_tokens_per_s: Expression
     peak_memory_mib: Expression
     peak_reserved_mib: Expression
     peak_rss_mib: Expression
+    prefill_flops: Expression
     prefill_ms: Expression
     process_gpu_mib: Expression
+    syncs_per_token: Expression
     tokenize_ms: Expression
     total_tokens_per_s: Expression
     tpot_ms: Expression
@@ -50,21 +57,28 @@ __all__ = [
     "Workload",
     "activations_mib",
     "cold_ttft_ms",
+    "compiles",
     "detokenize_ms",
+    "flops_per_token",
     "itl_ms",
+    "kernels_per_token",
+    "kv_bytes_per_token",
     "kv_cache_mib",
     "latency_ms",
     "leak_mib",
     "llm_perf",
     "load_s",
+    "ops_per_token",
     "output_tokens_per_s",
     "peak_memory_mib",
     "peak_reserved_mib",
     "peak_rss_mib",
+    "prefill_flops",
     "prefill_ms",
     "process_gpu_mib",
     "random_weights",
     "stream",
+    "syncs_per_token",
     "tokenize_ms",
     "total_tokens_per_s",
     "tpot_ms",

@@ -69,7 +69,17 @@ def test_what_the_baseline_lacks_is_new() -> None:
 
 
 def test_counted_metrics_are_found_apart_from_those_of_this_hardware() -> None:
-    assert [name for name in CATALOGUE if is_exact(name)] == ["weights_mib", "kv_cache_mib"]
+    assert {name for name in CATALOGUE if is_exact(name)} == {
+        "weights_mib",
+        "kv_cache_mib",
+        "flops_per_token",
+        "prefill_flops",
+        "ops_per_token",
+        "syncs_per_token",
+        "kv_bytes_per_token",
+        "compiles",
+    }
+    assert not is_exact("kernels_per_token"), "counted, and yet another GPU launches others"
     assert not is_exact("no_such_metric")
     assert compare(WEIGHTS, Baseline(sessions=[session(weights_mib=1)]), [session(weights_mib=1)], RULES) == Comparison(
         Verdict.NEW, note="not in the baseline"

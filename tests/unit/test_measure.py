@@ -100,8 +100,8 @@ def test_target_and_environment_are_recorded():
 def test_every_request_has_a_prompt_of_its_own():
     target = fake()
     measured(target, Effort(rounds=5))
-    warm, rounds, memory = 2, 5, 1
-    assert len(target.seeds) == len(set(target.seeds)) == warm + rounds + memory
+    warm, rounds, memory, counting = 2, 5, 1, 1
+    assert len(target.seeds) == len(set(target.seeds)) == warm + rounds + memory + counting
 
 
 def test_every_session_sends_the_same_prompts():
@@ -114,7 +114,8 @@ def test_every_session_sends_the_same_prompts():
 def test_the_device_is_idle_before_each_request_and_not_waited_for_after():
     target = fake(scales=[1.0])
     measured(target, Effort(rounds=2))
-    assert target.device.calls == ["synchronize"] * 4 + ["track"] * 2
+    counting = ["synchronize"] * 2
+    assert target.device.calls == ["synchronize"] * 4 + ["track"] * 2 + counting
 
 
 # How much
@@ -166,13 +167,13 @@ def _rounds(max_time):
 def test_progress_is_told_in_order():
     told = []
     measured(fake(), Effort(), progress=told.append)
-    assert told == ["warming up", "round 1", "round 2", "round 3", "measuring memory"]
+    assert told == ["warming up", "round 1", "round 2", "round 3", "measuring memory", "counting"]
 
 
 def test_progress_says_how_many_rounds_there_will_be_where_that_is_fixed():
     told = []
     measured(fake(), Effort(rounds=2), progress=told.append)
-    assert told == ["warming up", "round 1 of 2", "round 2 of 2", "measuring memory"]
+    assert told == ["warming up", "round 1 of 2", "round 2 of 2", "measuring memory", "counting"]
 
 
 # The very first request
@@ -265,7 +266,8 @@ def test_threads_are_left_alone_where_none_are_asked_for():
 def test_a_real_model_has_every_metric_that_a_cpu_can_have():
     target = resolve(TINY).load(LoadOptions(device="cpu"))
     seen = measure(target, Workload(8, 4), Effort(rounds=3), load=0.5)
-    assert set(seen.unknown) == {"tokenize_ms", "detokenize_ms", "peak_reserved_mib", "process_gpu_mib"}
+    without_device = {"peak_reserved_mib", "process_gpu_mib", "kernels_per_token"}
+    assert set(seen.unknown) == {"tokenize_ms", "detokenize_ms", *without_device}
     assert seen.prefill_ms < seen.ttft_ms < seen.latency_ms
     assert seen.leak_mib == 0
     for taken in seen.traces:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_llmperf.metrics import CATALOGUE, Better, Kind, Metric, Per, summarize
-from pytest_llmperf.model import Measurement, Memory, Round, Sample, Trace, Unknown, Workload
+from pytest_llmperf.model import Counts, Measurement, Memory, Phase, Round, Sample, Trace, Unknown, Work, Workload
 
 NANOSECOND_MS = 1e-6
 MIB = 1_048_576
@@ -228,6 +228,48 @@ def test_memory_that_nothing_used_is_zero_and_known() -> None:
     assert "leak_mib" not in m.unknown
 
 
+# Counts
+
+COUNTS = Counts(
+    prefill=Phase(ops=90.0, syncs=2.0, kernels=60.0),
+    decode=Phase(ops=75.5, syncs=1.0, kernels=50.0),
+    prefill_work=Work(flops=8_000_000, weight_bytes=4_000),
+    decode_work=Work(flops=3_000_000.0, weight_bytes=4_000.0),
+    cache_growth=1024.0,
+    compiles=0,
+)
+
+
+def test_counts_are_those_of_a_step_and_flops_of_a_step_are_shared_by_its_sequences() -> None:
+    m = summarize(Measurement("fake", Workload(8, 4, batch_size=2), (Round((UNEVEN,)),), counts=COUNTS))
+    assert m.flops_per_token == 1_500_000
+    assert m.prefill_flops == 8_000_000
+    assert (m.ops_per_token, m.syncs_per_token, m.kernels_per_token) == (75.5, 1, 50)
+    assert m.kv_bytes_per_token == 1024
+    assert m.compiles == 0
+
+
+@pytest.mark.parametrize(
+    ("counts", "lost"),
+    [
+        ({"decode": Phase(*4 * [Unknown("out of sight")])}, {"ops_per_token", "syncs_per_token", "kernels_per_token"}),
+        ({"decode_work": Work(Unknown("out of sight"))}, {"flops_per_token"}),
+        ({"prefill_work": Work(Unknown("out of sight"))}, {"prefill_flops"}),
+        ({"cache_growth": Unknown("out of sight")}, {"kv_bytes_per_token"}),
+        ({"compiles": Unknown("out of sight")}, {"compiles"}),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
+)
+def test_what_was_not_counted_is_unknown_with_its_reason_and_nothing_else_is(counts: dict, lost: set[str]) -> None:
+    m = _of(UNEVEN, counts=dataclasses.replace(COUNTS, **counts))
+    assert {name for name, why in m.unknown.items() if why == "out of sight"} == lost
+
+
+def test_without_a_counting_pass_every_count_says_so() -> None:
+    said = {name for name, why in _of(UNEVEN).unknown.items() if why == "no counting pass was made"}
+    assert said == {name for name, metric in CATALOGUE.items() if metric.kind is Kind.COUNTED and metric.unit != "MiB"}
+
+
 # Directions
 
 _TRACE = Trace(
@@ -240,7 +282,13 @@ _TRACE = Trace(
     detokenize=0.001,
 )
 BEFORE = Measurement(
-    "fake", Workload(8, 4, 2), (Round((_TRACE,)),) * 3, memory=MEMORY, load=2.0, cold=Trace(0.0, (0.9, 1.0), 8)
+    "fake",
+    Workload(8, 4, 2),
+    (Round((_TRACE,)),) * 3,
+    memory=MEMORY,
+    counts=COUNTS,
+    load=2.0,
+    cold=Trace(0.0, (0.9, 1.0), 8),
 )
 
 
@@ -262,6 +310,10 @@ def _memory(**more: int) -> Measurement:
     return dataclasses.replace(BEFORE, memory=dataclasses.replace(MEMORY, **memory))
 
 
+def _counts(**changed: object) -> Measurement:
+    return dataclasses.replace(BEFORE, counts=dataclasses.replace(COUNTS, **changed))
+
+
 WORSENED = {
     "ttft_ms": _later(first=0.05),
     "tpot_ms": _later(each_gap=0.005),
@@ -279,11 +331,18 @@ WORSENED = {
     "kv_cache_mib": _memory(kv_cache=MIB),
     "activations_mib": _memory(peak_growth=MIB),
     "leak_mib": _memory(leaked_per_call=MIB),
+    "flops_per_token": _counts(decode_work=Work(flops=3_000_001)),
+    "prefill_flops": _counts(prefill_work=Work(flops=8_000_001)),
+    "ops_per_token": _counts(decode=dataclasses.replace(COUNTS.decode, ops=76.0)),
+    "syncs_per_token": _counts(decode=dataclasses.replace(COUNTS.decode, syncs=2.0)),
+    "kernels_per_token": _counts(decode=dataclasses.replace(COUNTS.decode, kernels=51.0)),
+    "kv_bytes_per_token": _counts(cache_growth=2048.0),
+    "compiles": _counts(compiles=1),
     "peak_reserved_mib": _memory(reserved=MIB),
     "process_gpu_mib": _memory(process_gpu=MIB),
     "peak_rss_mib": _memory(peak_rss=MIB),
 }
-"""For each metric a measurement that everyone would call worse: later tokens, slower phases, more bytes."""
+"""For each metric a measurement that everyone would call worse: later tokens, slower phases, more bytes, more work."""
 
 
 def test_every_metric_of_the_catalogue_has_a_worsening_to_prove_its_direction() -> None:
@@ -303,6 +362,19 @@ def test_a_worsening_moves_the_metric_in_its_worse_direction(metric: Metric) -> 
 
 # Entries
 
+UNIT_IN_NAME = {
+    "ms": "_ms$",
+    "s": "_s$",
+    "MiB": "_mib$",
+    "tokens/s": "_tokens_per_s$",
+    "FLOP": "flops(_per_token)?$",
+    "operators": "^ops_per_token$",
+    "waits": "^syncs_per_token$",
+    "launches": "^kernels_per_token$",
+    "bytes": "_bytes_per_token$",
+    "graphs": "^compiles$",
+}
+
 
 @pytest.mark.parametrize("metric", CATALOGUE.values(), ids=lambda metric: metric.name)
 def test_every_entry_is_complete(metric: Metric) -> None:
@@ -311,8 +383,7 @@ def test_every_entry_is_complete(metric: Metric) -> None:
     assert metric.unit
     assert metric.definition
     assert metric.source
-    suffix = {"ms": "_ms", "s": "_s", "MiB": "_mib", "tokens/s": "_tokens_per_s"}[metric.unit]
-    assert metric.name.endswith(suffix)
+    assert re.search(UNIT_IN_NAME[metric.unit], metric.name)
 
 
 def test_only_reported_metrics_never_gate() -> None:
@@ -327,6 +398,13 @@ def test_these_gate_without_being_asked_to() -> None:
         "weights_mib",
         "kv_cache_mib",
         "leak_mib",
+        "flops_per_token",
+        "prefill_flops",
+        "ops_per_token",
+        "syncs_per_token",
+        "kernels_per_token",
+        "kv_bytes_per_token",
+        "compiles",
     }
 
 

@@ -441,6 +441,7 @@ def test_progress_is_told_and_cleared(session):
         "warming up",
         "round 1 of 1",
         "measuring memory",
+        "counting",
         "",
     ]
 
