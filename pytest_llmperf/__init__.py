@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     latency_ms: Expression
     leak_mib: Expression
     load_s: Expression
+    mbu: Expression
+    mfu: Expression
     ops_per_token: Expression
     output_tokens_per_s: Expression
     peak_memory_mib: Expression
@@ -68,6 +70,8 @@ __all__ = [
     "leak_mib",
     "llm_perf",
     "load_s",
+    "mbu",
+    "mfu",
     "ops_per_token",
     "output_tokens_per_s",
     "peak_memory_mib",

@@ -115,7 +115,6 @@ def measure(
     )
     if effort.smoke:
         return seen
-    progress("probing the device")
     with torch_threads(effort.threads):
         return under_ceilings(seen, target, clock)
 

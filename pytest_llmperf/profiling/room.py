@@ -57,7 +57,7 @@ def memory_picture(measurement: Measurement, device: Device, positions: int | No
     memory, workload = measurement.memory, measurement.workload
     available = device.available_bytes()
     context, batch = _fitting(measurement, available, positions)
-    held = memory.peak_rss if measurement.environment.device_type == "cpu" else memory.process_gpu
+    held = memory.process_gpu if device.name.startswith("cuda") else memory.peak_rss
     activations, rest = (
         _minus(memory.peak_growth, memory.kv_cache),
         _minus(_minus(held, memory.weights), memory.peak_growth),

@@ -32,6 +32,8 @@ EXPORTED = [
     "leak_mib",
     "llm_perf",
     "load_s",
+    "mbu",
+    "mfu",
     "ops_per_token",
     "output_tokens_per_s",
     "peak_memory_mib",
