@@ -143,6 +143,8 @@ class Probe:
         """FLOPs per second of matrix products in the dtype."""
         import torch
 
+        if not getattr(getattr(torch, self.dtype, None), "is_floating_point", False):
+            return Unknown(f"products of {self.dtype} are not probed")
         free = self.device.available_bytes()
         precise = f", {torch.get_float32_matmul_precision()} precision" if self.dtype == "float32" else ""
         return self._figure("products", self.dtype + precise, lambda: products(self.dtype, self.place, free), anew)
