@@ -83,6 +83,7 @@ def main() -> int:
     parser.add_argument("--prompt-tokens", type=int, default=128)
     parser.add_argument("--output-tokens", type=int, default=16)
     parser.add_argument("--batch-size", type=int, default=1)
+    parser.add_argument("--max-time", type=float, default=10.0)
     parsed = parser.parse_args()
     os.environ["LLMPERF_CACHE"] = tempfile.mkdtemp(prefix="llmperf-")
     console = Console(width=160)
@@ -99,7 +100,7 @@ def main() -> int:
                         table, in_time = probed(target, threads)
                     console.print(table)
                     faults += not in_time
-                effort = Effort(max_time=4.0, threads=threads)
+                effort = Effort(max_time=parsed.max_time, threads=threads)
                 measurement = measure(target, workload, effort, environment=environment_of(target, threads))
                 faults += len(roofline(measurement).impossible)
                 found.add_row(name, dtype, str(threads), *row(measurement))
