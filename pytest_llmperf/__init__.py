@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     latency_ms: Expression
     leak_mib: Expression
     load_s: Expression
+    mbu: Expression
+    mfu: Expression
     ops_per_token: Expression
     output_tokens_per_s: Expression
     peak_memory_mib: Expression
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     process_gpu_mib: Expression
     syncs_per_token: Expression
     tokenize_ms: Expression
+    tokens_per_step: Expression
     total_tokens_per_s: Expression
     tpot_ms: Expression
     ttft_ms: Expression
@@ -68,6 +71,8 @@ __all__ = [
     "leak_mib",
     "llm_perf",
     "load_s",
+    "mbu",
+    "mfu",
     "ops_per_token",
     "output_tokens_per_s",
     "peak_memory_mib",
@@ -80,6 +85,7 @@ __all__ = [
     "stream",
     "syncs_per_token",
     "tokenize_ms",
+    "tokens_per_step",
     "total_tokens_per_s",
     "tpot_ms",
     "ttft_ms",

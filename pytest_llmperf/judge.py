@@ -13,6 +13,7 @@ from pytest_llmperf.duet.compare import compare_pairs
 from pytest_llmperf.gate import Evidence, Gate, recording
 from pytest_llmperf.metrics import Kind, Metric
 from pytest_llmperf.model import Comparison, Result, Row, Unknown, Verdict
+from pytest_llmperf.profiling.roofline import roofline
 from pytest_llmperf.units import short_number
 from pytest_llmperf.verdict.rule import judge_limit, reading
 
@@ -33,6 +34,7 @@ def judge(evidence: Evidence, gate: Gate | None, *, judged: bool = True) -> Resu
         rounds=len(measurement.rounds),
         rows=tuple(rows),
         label=evidence.label,
+        impossible=", ".join(roofline(measurement).impossible),
     )
     if gate is not None and judged:
         result = (_AgainstBase if evidence.against else _AgainstStored)(evidence, gate).complete(result)

@@ -7,12 +7,14 @@ the request was sent. Direction, unit and kind are data here and are inferred no
 from __future__ import annotations
 
 import dataclasses
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
 from typing import NamedTuple
 
+from pytest_llmperf.demand import decode_bytes, prefill_flops
 from pytest_llmperf.model import Measurement, Round, Sample, Trace, Unknown
 from pytest_llmperf.units import mebibytes, milliseconds
 
@@ -162,7 +164,10 @@ def _total_rate(taken: Round) -> Values:
 
 
 def _rate(taken: Round, tokens: int) -> Values:
-    return [tokens / taken.wall] if taken.wall > 0 else Unknown("the clock did not move during a round")
+    return [tokens / taken.wall] if taken.wall > 0 else _CLOCK_STOOD
+
+
+_CLOCK_STOOD = Unknown("the clock did not move during a round")
 
 
 def _cold_ttft(measurement: Measurement) -> float | Unknown:
@@ -190,6 +195,36 @@ def _plus(one: int | Unknown, other: int | Unknown) -> int | Unknown:
 def _flops_per_token(measurement: Measurement) -> float | Unknown:
     flops = measurement.counts.decode_work.flops
     return flops if isinstance(flops, Unknown) else flops / measurement.workload.batch_size
+
+
+def _utilization(
+    demand: Callable[[Measurement], float | Unknown],
+    seconds: Callable[[Trace], float | Unknown],
+    ceiling: Callable[[Measurement], float | Unknown],
+) -> Callable[[Measurement], Sequence[Values] | Unknown]:
+    """What was needed, by the time it took in each round (the median of its requests), as a share of the ceiling."""
+
+    def values(measurement: Measurement) -> Sequence[Values] | Unknown:
+        needed, most = demand(measurement), ceiling(measurement)
+        if isinstance(needed, Unknown):
+            return needed
+        if isinstance(most, Unknown):
+            return most
+        return [_share(needed / most, [seconds(trace) for trace in taken.traces]) for taken in measurement.rounds]
+
+    return values
+
+
+def _share(least: float, seconds: Sequence[float | Unknown]) -> Values:
+    unknown = next((value for value in seconds if isinstance(value, Unknown)), None)
+    if unknown is not None:
+        return unknown
+    took = statistics.median(value for value in seconds if not isinstance(value, Unknown))
+    return [least / took] if took > 0 else _CLOCK_STOOD
+
+
+def _prefill(trace: Trace) -> float:
+    return _ttft(trace) if isinstance(trace.prefill, Unknown) else trace.prefill
 
 
 _COUNTERS = "torch.profiler, in a pass of its own; steps after the first"
@@ -292,6 +327,26 @@ _METRICS = (
         "prompt and output tokens of all requests / time from the first request sent to the last token",
         _FIELD,
         _per_round(_total_rate),
+        Better.HIGHER,
+    ),
+    Metric(
+        "mbu",
+        "share",
+        Kind.TIMED,
+        Per.ROUND,
+        "memory bandwidth used in decode: bytes of weights and cache that a step must read / tpot / bandwidth probed",
+        "docs/roofline.md; Databricks, LLM inference performance engineering",
+        _utilization(decode_bytes, _tpot, lambda measurement: measurement.ceilings.bandwidth),
+        Better.HIGHER,
+    ),
+    Metric(
+        "mfu",
+        "share",
+        Kind.TIMED,
+        Per.ROUND,
+        "arithmetic used in prefill: FLOPs that it needs / prefill, or ttft where that is unknown / matmul rate probed",
+        "docs/roofline.md; PaLM, appendix B",
+        _utilization(prefill_flops, _prefill, lambda measurement: measurement.ceilings.flop_rate),
         Better.HIGHER,
     ),
     Metric(

@@ -229,6 +229,22 @@ class Counts:
     compiles: int | Unknown = _NO_COUNTS
 
 
+_NOT_PROBED = Unknown("the device was not probed", by_chance=True)
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """What the device reached when it was probed: the best that a model on it can hope for.
+
+    Args:
+        bandwidth: bytes per second, out of a working set no larger than what a step of decode reads.
+        flop_rate: FLOPs per second of matrix products in the model's dtype.
+    """
+
+    bandwidth: float | Unknown = _NOT_PROBED
+    flop_rate: float | Unknown = _NOT_PROBED
+
+
 @dataclass(frozen=True)
 class Environment:
     """The machine and the software a measurement was made on."""
@@ -361,6 +377,7 @@ class Measurement:
     rounds: tuple[Round, ...]
     memory: Memory = Memory()
     counts: Counts = Counts()
+    ceilings: Ceilings = Ceilings()
     load: float | Unknown = Unknown("the target was not loaded for this measurement")
     cold: Trace | Unknown = Unknown("the target had served requests before")
     environment: Environment = Environment()
@@ -573,6 +590,8 @@ class Result:
     """What each pair of processes of a duet measured."""
     undecided: str = ""
     """Why no more pairs were measured."""
+    impossible: str = ""
+    """Which times are below what the device can do: an error of ours."""
     expected_to_fail: bool = False
     """The test is marked xfail."""
     variant: str = ""

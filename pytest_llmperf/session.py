@@ -16,6 +16,7 @@ from pytest_llmperf.measure import Effort, Need, alone, measure
 from pytest_llmperf.measure.conditions import watched
 from pytest_llmperf.model import Conditions, Limit, Measurement, Result, Round, Sample, Tolerance, Unknown
 from pytest_llmperf.options import choose
+from pytest_llmperf.scaling import Scaling, sizes_of
 from pytest_llmperf.settings import Level, Settings, check, merge
 from pytest_llmperf.targets import LoadOptions, Reference, Target, resolve
 from pytest_llmperf.targets.cache import TargetCache
@@ -200,6 +201,26 @@ class Llm:
         load_time, self._load_time = self._load_time, Measurement.load
         self._evidence[key] = self._session.measure(target, load_time, settings, self._key, label or "")
         return self._evidence[key].measurement
+
+    def scaling(self, label: str | None = None, limits: Iterable[Limit | str] = (), **overrides: Any) -> Scaling:
+        """Measure at several sizes of the workload, each a measurement with a label and rows of its own.
+
+        Args:
+            label: comes before `prompt_tokens=512`, where a test scales more than once.
+            limits: of each measurement, nearer than the mark's.
+            overrides: any keyword of the mark; exactly one size is a list.
+
+        Raises:
+            UsageError: see `sizes_of`; and as `measure()` does.
+        """
+        name, sizes = sizes_of(overrides)
+        settings = merge([check((), {**overrides, name: sizes[0]}), *self._levels])
+        if name == "prompt_tokens" and settings.workload.prompt is not None:
+            raise UsageError(f"prompt_tokens={sizes}: a prompt= text has the length that its tokenizer makes of it")
+        bounds = [limits] if isinstance(limits, (str, Limit, Tolerance)) else list(limits)
+        named = "" if label is None else f"{label} "
+        by_size = {size: self.measure(f"{named}{name}={size}", bounds, **{**overrides, name: size}) for size in sizes}
+        return Scaling(name, dict(sorted(by_size.items())))
 
     @property
     def measured(self) -> bool:

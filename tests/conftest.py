@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from tests.repositories import SETTINGS
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("LLMPERF_CACHE", tempfile.mkdtemp(prefix="llmperf-"))  # probed once for all tests
 
 pytest_plugins = ["pytester"]
 

@@ -15,6 +15,7 @@ from pytest_llmperf.measure.quiet import torch_threads
 from pytest_llmperf.measure.rounds import Effort, Need, take, warm_up
 from pytest_llmperf.model import Counts, Environment, Measurement, Memory, Round, Unknown, Workload
 from pytest_llmperf.profiling.counters import compilations, count
+from pytest_llmperf.profiling.roofline import under_ceilings
 from pytest_llmperf.targets import Clock, Request, Target
 
 __all__ = ["Effort", "Need", "Serving", "alone", "collector_quiet", "measure", "requests", "server", "torch_threads"]
@@ -71,7 +72,7 @@ def measure(
     progress: Progress = lambda stage: None,
     clock: Clock = time.perf_counter,
 ) -> Measurement:
-    """All rounds of one workload on one target, with memory.
+    """All rounds of one workload on one target, with memory, counts and what the device could do.
 
     Args:
         load: seconds the load took, where it was made for this measurement; then the first request is cold.
@@ -100,7 +101,7 @@ def measure(
             timely = rounds[-1].wall < effort.max_time
             counts = count(target, same, memory.kv_cache, timely=timely, compiles=compiled)
     fresh = not isinstance(load, Unknown)
-    return metrics.summarize(
+    seen = metrics.summarize(
         Measurement(
             target=target.id,
             workload=_as_served(workload, rounds),
@@ -112,6 +113,10 @@ def measure(
             environment=environment,
         )
     )
+    if effort.smoke:
+        return seen
+    with torch_threads(effort.threads):
+        return under_ceilings(seen, target, clock)
 
 
 _FIRST_PREFILL = 1_000_001

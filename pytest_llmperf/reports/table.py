@@ -259,7 +259,9 @@ def counts(results: Sequence[Result], stale: int = 0) -> str:
 
 def hints(results: Sequence[Result]) -> list[str]:
     """What would tell more, each thing once."""
-    lines = []
+    lines = [
+        f"{result.key}: faster than this machine can be: {result.impossible}" for result in results if result.impossible
+    ]
     stored = [result for result in results if not result.against]
     if new := dict.fromkeys(result.new for result in stored if result.new):
         lines.append(f"NEW: {'; '.join(new)} (pytest --llmperf-update records what is measured)")

@@ -12,7 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_llmperf.metrics import CATALOGUE, Better, Kind, Metric, Per, summarize
-from pytest_llmperf.model import Counts, Measurement, Memory, Phase, Round, Sample, Trace, Unknown, Work, Workload
+from pytest_llmperf.model import (
+    Ceilings,
+    Counts,
+    Measurement,
+    Memory,
+    Phase,
+    Round,
+    Sample,
+    Trace,
+    Unknown,
+    Work,
+    Workload,
+)
 
 NANOSECOND_MS = 1e-6
 MIB = 1_048_576
@@ -235,6 +247,7 @@ COUNTS = Counts(
     decode=Phase(ops=75.5, syncs=1.0, kernels=50.0),
     prefill_work=Work(flops=8_000_000, weight_bytes=4_000),
     decode_work=Work(flops=3_000_000.0, weight_bytes=4_000.0),
+    flops_by_step=(2_999_000, 3_001_000),
     cache_growth=1024.0,
     compiles=0,
 )
@@ -254,7 +267,8 @@ def test_counts_are_those_of_a_step_and_flops_of_a_step_are_shared_by_its_sequen
     [
         ({"decode": Phase(*4 * [Unknown("out of sight")])}, {"ops_per_token", "syncs_per_token", "kernels_per_token"}),
         ({"decode_work": Work(Unknown("out of sight"))}, {"flops_per_token"}),
-        ({"prefill_work": Work(Unknown("out of sight"))}, {"prefill_flops"}),
+        ({"decode_work": Work(1.0, Unknown("out of sight"))}, {"mbu"}),
+        ({"prefill_work": Work(Unknown("out of sight"))}, {"prefill_flops", "mfu"}),
         ({"cache_growth": Unknown("out of sight")}, {"kv_bytes_per_token"}),
         ({"compiles": Unknown("out of sight")}, {"compiles"}),
     ],
@@ -267,7 +281,8 @@ def test_what_was_not_counted_is_unknown_with_its_reason_and_nothing_else_is(cou
 
 def test_without_a_counting_pass_every_count_says_so() -> None:
     said = {name for name, why in _of(UNEVEN).unknown.items() if why == "no counting pass was made"}
-    assert said == {name for name, metric in CATALOGUE.items() if metric.kind is Kind.COUNTED and metric.unit != "MiB"}
+    counted = {name for name, metric in CATALOGUE.items() if metric.kind is Kind.COUNTED and metric.unit != "MiB"}
+    assert said == counted | {"mbu", "mfu"}
 
 
 # Directions
@@ -281,12 +296,14 @@ _TRACE = Trace(
     tokenize=0.002,
     detokenize=0.001,
 )
+CEILINGS = Ceilings(bandwidth=1e9, flop_rate=1e11)
 BEFORE = Measurement(
     "fake",
     Workload(8, 4, 2),
     (Round((_TRACE,)),) * 3,
     memory=MEMORY,
     counts=COUNTS,
+    ceilings=CEILINGS,
     load=2.0,
     cold=Trace(0.0, (0.9, 1.0), 8),
 )
@@ -322,8 +339,13 @@ WORSENED = {
     "prefill_ms": _trace(lambda trace: dataclasses.replace(trace, prefill=0.09)),
     "tokenize_ms": _trace(lambda trace: dataclasses.replace(trace, tokenize=0.003)),
     "detokenize_ms": _trace(lambda trace: dataclasses.replace(trace, detokenize=0.002)),
+    "tokens_per_step": _trace(
+        lambda trace: dataclasses.replace(trace, counts=(1, 0, *(1 for _ in trace.arrivals[2:])))
+    ),
     "output_tokens_per_s": _later(each_gap=0.005),
     "total_tokens_per_s": _later(first=0.05),
+    "mbu": _later(each_gap=0.005),
+    "mfu": _trace(lambda trace: dataclasses.replace(trace, prefill=0.09)),
     "load_s": dataclasses.replace(BEFORE, load=3.0),
     "cold_ttft_ms": dataclasses.replace(BEFORE, cold=Trace(0.0, (1.9, 2.0), 8)),
     "peak_memory_mib": _memory(peak_growth=MIB),
@@ -360,12 +382,57 @@ def test_a_worsening_moves_the_metric_in_its_worse_direction(metric: Metric) -> 
         assert after < before
 
 
+# Shares of what the device could do
+
+
+def test_bandwidth_used_is_what_a_step_reads_over_the_time_of_a_token() -> None:
+    """4,000 bytes of weights, and 6 MiB of cache less the token of each sequence that is not there in the mean step."""
+    m = summarize(BEFORE)
+    read = 4_000 + 6 * MIB - 1 * 2 * 1024
+    assert m.mbu.samples == pytest.approx([read / 0.010 / 1e9] * 3)
+
+
+def test_arithmetic_used_leaves_out_attention_to_what_comes_later() -> None:
+    """A position costs 2,000 FLOPs, and of 8 tokens 28 pairs are masked."""
+    assert summarize(BEFORE).mfu.samples == pytest.approx([(8_000_000 - 28 * 2_000) / 0.08 / 1e11] * 3)
+
+
+def test_arithmetic_used_is_of_the_time_to_first_token_where_prefill_is_not_seen() -> None:
+    unseen = _trace(lambda trace: dataclasses.replace(trace, prefill=Unknown("not shown")))
+    assert summarize(unseen).mfu == pytest.approx(summarize(BEFORE).mfu * 0.08 / 0.1)
+
+
+@pytest.mark.parametrize(
+    ("changed", "lost"),
+    [
+        ({"ceilings": Ceilings(bandwidth=Unknown("out of sight"))}, {"mbu"}),
+        ({"ceilings": dataclasses.replace(CEILINGS, flop_rate=Unknown("out of sight"))}, {"mfu"}),
+        ({"counts": dataclasses.replace(COUNTS, cache_growth=Unknown("out of sight"))}, {"mbu", "kv_bytes_per_token"}),
+        (
+            {"memory": dataclasses.replace(MEMORY, kv_cache=Unknown("out of sight"))},
+            {"mbu", "kv_cache_mib", "activations_mib"},
+        ),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_a_share_of_which_a_part_is_unknown_is_unknown_for_that_reason(changed: dict, lost: set[str]) -> None:
+    m = summarize(dataclasses.replace(BEFORE, **changed))
+    assert {name for name, why in m.unknown.items() if why == "out of sight"} == lost
+
+
+def test_a_share_of_no_time_is_unknown() -> None:
+    at_once = _trace(lambda trace: dataclasses.replace(trace, prefill=0.0))
+    assert summarize(at_once).unknown["mfu"] == "the clock did not move during a round"
+
+
 # Entries
 
 UNIT_IN_NAME = {
+    "share": "^m[bf]u$",
     "ms": "_ms$",
     "s": "_s$",
     "MiB": "_mib$",
+    "tokens": "^tokens_per_step$",
     "tokens/s": "_tokens_per_s$",
     "FLOP": "flops(_per_token)?$",
     "operators": "^ops_per_token$",

@@ -11,6 +11,7 @@ from pytest_llmperf.reports.table import (
     counts,
     details,
     failure,
+    hints,
     overview,
     row_name,
     shape,
@@ -210,3 +211,10 @@ def test_counts_tell_smoke_runs_from_tests_without_limits() -> None:
 def test_counts_tell_how_many_failures_were_expected() -> None:
     results = [_result(BROKEN), _result(BROKEN, expected_to_fail=True), _result(OK, expected_to_fail=True)]
     assert counts(results) == "3 measured: 2 broken (1 expected), 1 ok"
+
+
+def test_a_time_that_cannot_be_is_told_in_one_line() -> None:
+    doubtful = _result(OK, impossible="tpot_ms 4 (floor 10.0)")
+    assert hints([_result(OK), doubtful]) == [
+        "tests/test_chat.py::test_turn: faster than this machine can be: tpot_ms 4 (floor 10.0)"
+    ]

@@ -17,6 +17,7 @@ from pytest_llmperf.limits import parse
 from pytest_llmperf.measure import Need
 from pytest_llmperf.metrics import CATALOGUE
 from pytest_llmperf.model import Round, Trace, Verdict, Workload
+from pytest_llmperf.profiling import roofline
 from pytest_llmperf.session import Defaults, Llm, Session, look
 from pytest_llmperf.settings import check
 from pytest_llmperf.targets import resolve, stream
@@ -531,3 +532,28 @@ def test_a_class_is_no_target_but_its_instances_are():
 def test_limits_are_no_keyword_of_the_mark_and_the_fix_is_told():
     with pytest.raises(UsageError, match="write limits as plain arguments"):
         check((), {"limits": [ttft_ms < 5]})
+
+
+# What the device could do
+
+
+def test_a_time_that_the_device_cannot_reach_is_told_with_the_result(session, monkeypatch):
+    class Slow:
+        """A device that a model beats, however often it is asked."""
+
+        def bandwidth(self, working_set, *, anew):
+            return 1e3
+
+        def flop_rate(self, *, anew):
+            return 1e15
+
+    monkeypatch.setattr(roofline, "probe_of", lambda *args: Slow())
+    llm = llm_of(session, ((), {"model": SMALL}))
+    assert llm.measure().mbu > 1
+    assert "tpot_ms" in llm.results()[0].impossible
+
+
+def test_a_smoke_run_probes_nothing(monkeypatch):
+    monkeypatch.setattr(roofline, "probe_of", None)
+    smoke = Session(Defaults(device="cpu", smoke=True))
+    assert llm_of(smoke, ((), {"model": SMALL})).measure().unknown["mbu"] == "no counting pass was made"
