@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from pathlib import Path
 
 from pytest_llmperf.model import Counts, Unknown, Work
 from pytest_llmperf.profiling import ONE_TOKEN
@@ -14,19 +15,22 @@ PROFILED_TOKENS = 10
 _NO_TIME = Unknown("one call alone takes longer than the time allowed for counting", by_chance=True)
 
 
-def count(target: Target, request: Request, kv_cache: int | Unknown, *, timely: bool) -> Counts:
+def count(
+    target: Target, request: Request, kv_cache: int | Unknown, *, timely: bool, trace: Path | None = None
+) -> Counts:
     """What the target does for this request, apart from timing.
 
     Args:
         kv_cache: bytes of its cache after the last token.
         timely: whether there is time to serve it once more.
+        trace: where a Chrome trace of the profile goes.
     """
     from pytest_llmperf.profiling.flops import Counted, work
     from pytest_llmperf.profiling.operators import profile
 
     unknown = Work(_NO_TIME, _NO_TIME)
     counted = work(target, request) if timely else Counted(unknown, unknown)
-    profiled = profile(target, shorter(request, PROFILED_TOKENS))
+    profiled = profile(target, shorter(request, PROFILED_TOKENS), trace)
     return Counts(
         prefill=profiled.prefill,
         decode=profiled.decode,
