@@ -87,7 +87,7 @@ def compiled_anew(missions: Sequence[Mission]) -> str | None:
     for mission in missions:
         compiles = mission.measurement.counts.compiles
         if not isinstance(compiles, Unknown) and compiles:
-            return f"{compiles} graphs were compiled anew, or broken, while warm ({mission.prompt_tokens} tokens of prompt)"
+            return f"{compiles} graphs were compiled anew, or broken, while warm ({mission.prompt_tokens}-token prompt)"
     return None
 
 

@@ -106,5 +106,5 @@ def _mib(count: int | None) -> Cell:
 
 
 def _rounded(value: float) -> float:
-    """To three digits, or whole."""
-    return float(f"{value:.3g}") if value < 100 else round(value)
+    """Whole, where its three digits say no more."""
+    return value if value < 100 else round(value)
