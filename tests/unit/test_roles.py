@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from pytest_llmperf.measure import profile_of
@@ -72,3 +74,13 @@ def test_each_family_is_written_once() -> None:
     assert len(families) == len(set(families))
     patterns = " ".join(text for families in PATTERNS.values() for text in families.values()).split()
     assert len(patterns) == len(set(patterns))
+
+
+def test_the_documented_table_is_the_one_that_is_used() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "profile.md").read_text(encoding="utf-8")
+    rows = [
+        f"| {role.value} | {family} | `{patterns}` |"
+        for role, families in PATTERNS.items()
+        for family, patterns in families.items()
+    ]
+    assert "\n".join(rows) + "\n" in page
