@@ -48,9 +48,9 @@ def split_table(phases: Mapping[str, Phase]) -> Table:
 
 
 def operators_table(name: str, phase: Phase, most: int = TOP) -> Table:
-    """The operators that took the most of a phase's time, and all others in one row."""
+    """The operators that took the most time on host and device, and all others in one row."""
     table = Table("", "", (Column(f"{name}, per token" if name.startswith("decode") else name), *_OPERATORS))
-    ordered = sorted(phase.operators, key=lambda row: -(phase.share(row) or 0))
+    ordered = sorted(phase.operators, key=lambda row: -(row.host + row.device))
     table.rows.extend(_row(phase, row) for row in ordered[:most])
     if rest := ordered[most:]:
         others = Operator(
@@ -71,7 +71,7 @@ def _row(phase: Phase, row: Operator) -> tuple[Cell, ...]:
         Cell(row.role.value, dim=True),
         Cell(short_number(row.calls)),
         Cell(_ms(row.host)),
-        Cell(_ms(row.device) if phase.on_device else ""),
+        Cell(_ms(row.device) if row.device else ""),
         _share(phase.share(row)),
     )
 
