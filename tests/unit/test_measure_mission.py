@@ -23,16 +23,18 @@ def flown(target: FakeTarget, output_tokens: int = 4) -> Mission:
 
 
 def test_cold_is_the_first_request_and_warm_the_median_of_rounds() -> None:
-    seen = flown(FakeTarget(FakeClock(), ttft=0.1, gap=0.01, scales=[8.0, 2.0, 2.0, 1.0]))
+    seen = flown(
+        FakeTarget(FakeClock(), ttft=0.1, gap=0.01, scales=[8.0, 2.0, 2.0, 1.0, 3.0, 1.5])
+    )  # two of them warm up
     assert seen.prompt_tokens == 16
     assert seen.cold.ttft == pytest.approx(0.8)
     assert seen.cold.steady == pytest.approx(0.24)
     assert seen.cold.per_token == pytest.approx(0.08)
     assert seen.cold.rate == pytest.approx(4 / 1.04)
-    assert seen.warm.ttft == pytest.approx(0.1)
-    assert seen.warm.steady == pytest.approx(0.03)
-    assert seen.warm.per_token == pytest.approx(0.01)
-    assert seen.warm.rate == pytest.approx(4 / 0.13)
+    assert seen.warm.ttft == pytest.approx(0.15)
+    assert seen.warm.steady == pytest.approx(0.045)
+    assert seen.warm.per_token == pytest.approx(0.015)
+    assert seen.warm.rate == pytest.approx(4 / 0.195)
     assert seen.cold.tokens == seen.warm.tokens == 4
 
 
