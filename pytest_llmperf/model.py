@@ -17,6 +17,7 @@ from enum import Enum
 from typing import Any, NoReturn
 
 from pytest_llmperf.errors import UsageError
+from pytest_llmperf.roles import Role, role_of
 
 STATISTICS = ("median", "mean", "min", "max", "p50", "p90", "p95", "p99")
 TAILS = ("p90", "p95", "p99")
@@ -177,6 +178,11 @@ class Operator:
     host: float
     device: float = 0.0
 
+    @property
+    def role(self) -> Role:
+        """Its part in serving the model: compute, elementwise maths, overhead, or not known."""
+        return role_of(self.name)
+
 
 @dataclass(frozen=True)
 class Work:
@@ -208,6 +214,43 @@ class Phase:
     kernels: float | Unknown = _NO_COUNTS
     seconds: float | Unknown = _NO_COUNTS
     operators: tuple[Operator, ...] = ()
+
+    @property
+    def on_device(self) -> bool:
+        """Whether kernels ran: then shares are of their time, else of the host's."""
+        return any(row.device for row in self.operators)
+
+    def share(self, of: Operator | Role) -> float | None:
+        """What part of the phase's time went to one operator, or to all of one role; None where it was not seen."""
+        if isinstance(self.seconds, Unknown) or not self.seconds:
+            return None
+        rows = [of] if isinstance(of, Operator) else [row for row in self.operators if row.role is of]
+        return sum(row.device if self.on_device else row.host for row in rows) / self.seconds
+
+    @property
+    def compute(self) -> float | None:
+        """Share of products, attention and convolutions."""
+        return self.share(Role.COMPUTE)
+
+    @property
+    def elementwise(self) -> float | None:
+        """Share of light maths: arithmetic, activations, norms, reductions."""
+        return self.share(Role.ELEMENTWISE)
+
+    @property
+    def overhead(self) -> float | None:
+        """Share of operators that move, look up, wait and launch."""
+        return self.share(Role.OVERHEAD)
+
+    @property
+    def outside(self) -> float | None:
+        """Share in which no operator ran: Python on the host, or a device that had nothing to do."""
+        shares = [share for role in Role if (share := self.share(role)) is not None]
+        return max(0.0, 1 - sum(shares)) if shares else None
+
+    def find(self, name: str) -> Operator | None:
+        """The operator of that name; None where it was not called."""
+        return next((row for row in self.operators if row.name == name), None)
 
 
 @dataclass(frozen=True)
@@ -428,6 +471,51 @@ def plain(value: Any) -> Any:
     return value
 
 
+@dataclass(frozen=True, repr=False)
+class Profile:
+    """Which operators ran in each phase of one request, how often, and for how long."""
+
+    target: str
+    workload: Workload
+    prefill: Phase
+    decode: Phase
+    unknown: Mapping[str, str] = field(default_factory=dict)
+    """Phase → why it was not seen."""
+
+    def __repr__(self) -> str:  # short: failed assertions show it
+        return f"<Profile of {self.target}>"
+
+    @classmethod
+    def of(cls, target: str, workload: Workload, prefill: Phase, decode: Phase) -> Profile:
+        seen = {"prefill": prefill.seconds, "decode": decode.seconds}
+        why = {name: seconds.reason for name, seconds in seen.items() if isinstance(seconds, Unknown)}
+        return cls(target, workload, prefill, decode, why)
+
+    def to_json(self) -> str:
+        """Both phases, per step: seconds, counts, operators, and shares of the time."""
+        record = plain(self)
+        record["prefill"].update(split(self.prefill))
+        record["decode"].update(split(self.decode))
+        return json.dumps(record)
+
+    @classmethod
+    def from_plain(cls, record: Mapping[str, Any]) -> Profile:
+        unknown = record["unknown"]
+        phases = [_phase_from_plain(record[name], unknown.get(name, "")) for name in ("prefill", "decode")]
+        return cls(record["target"], Workload(**record["workload"]), phases[0], phases[1], unknown)
+
+
+def split(phase: Phase) -> dict[str, float | None]:
+    """Where the phase's time went, in shares that sum to one: by role of operator, and outside of them."""
+    return {**{role.value: phase.share(role) for role in Role}, "outside": phase.outside}
+
+
+def _phase_from_plain(record: Mapping[str, Any], why: str) -> Phase:
+    figures: dict[str, Any] = {name: Unknown(why) if value is None else value for name, value in record.items()}
+    figures["operators"] = tuple(Operator(**row) for row in record["operators"])
+    return Phase(**figures)
+
+
 _OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
     "<=": operator.le,
@@ -596,6 +684,8 @@ class Result:
     """The test is marked xfail."""
     variant: str = ""
     """Which of the variants of its test it is, if it is one."""
+    profile: Profile | None = None
+    """Its operators, where they are to be shown."""
 
     @property
     def test(self) -> str:
@@ -621,7 +711,8 @@ class Result:
     def from_plain(cls, record: dict[str, Any]) -> Result:
         rows = tuple(map(_row_from_plain, record["rows"]))
         lists = {name: tuple(record[name]) for name in ("since", "pairs")}
-        known = {**record, **lists, "rows": rows, "workload": Workload(**record["workload"])}
+        profile = record["profile"] and Profile.from_plain(record["profile"])
+        known = {**record, **lists, "rows": rows, "workload": Workload(**record["workload"]), "profile": profile}
         return cls(**known)
 
 

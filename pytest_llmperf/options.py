@@ -178,6 +178,14 @@ _OPTIONS = (
         "WHAT[,WHAT]",
         "what fails too: new, inconclusive, conditions, versions, or all (default: none)",
     ),
+    _option(
+        "profile",
+        _one_of("always", "on-failure", "never"),
+        "on-failure",
+        "always|on-failure|never",
+        "show the operators of every test, of those that break a limit (default), or of none",
+    ),
+    _option("traces", _folder, None, "DIR", "write a trace of each measurement, for Chrome and TensorBoard"),
     Option("gate", _words, (), "METRIC…", "metrics that are compared with baselines beside those that always are"),
     Option(
         "missing_device",

@@ -7,15 +7,28 @@ import functools
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_llmperf import metrics
 from pytest_llmperf.baselines.environment import environment_of
 from pytest_llmperf.errors import NoRoomError, UsageError
-from pytest_llmperf.measure import Effort, Need, alone, measure
+from pytest_llmperf.measure import Effort, Need, alone, measure, profile_of
 from pytest_llmperf.measure.conditions import watched
-from pytest_llmperf.model import Conditions, Limit, Measurement, Result, Round, Sample, Tolerance, Unknown
+from pytest_llmperf.model import (
+    Conditions,
+    Limit,
+    Measurement,
+    Profile,
+    Result,
+    Round,
+    Sample,
+    Tolerance,
+    Unknown,
+    Verdict,
+)
 from pytest_llmperf.options import choose
+from pytest_llmperf.profiling.traces import trace_file
 from pytest_llmperf.scaling import Scaling, sizes_of
 from pytest_llmperf.settings import Level, Settings, check, merge
 from pytest_llmperf.targets import LoadOptions, Reference, Target, resolve
@@ -43,6 +56,10 @@ class Defaults:
     rounds: int | None = None
     max_time: float = 10.0
     smoke: bool = False
+    profile: str = "never"
+    """Whose operators are shown: those of `always` all, of tests that break a limit (`on-failure`), of `never` one."""
+    traces: Path | None = None
+    """Where a Chrome trace of each measurement goes."""
 
 
 @dataclass
@@ -105,7 +122,14 @@ class Session:
         environment = environment_of(target, effort.threads)
         evidence = Evidence(test, NOT_MEASURED, settings, label)
         measured = functools.partial(
-            measure, target, settings.workload, effort, load, environment=environment, progress=self.progress
+            measure,
+            target,
+            settings.workload,
+            effort,
+            load,
+            environment=environment,
+            trace=self._trace(evidence.key),
+            progress=self.progress,
         )
         by_itself = alone(lambda rounds: look(rounds, settings.limits))
         try:
@@ -130,7 +154,27 @@ class Session:
         """Its limits, and its comparison with the baseline."""
         from pytest_llmperf.judge import judge
 
-        return judge(evidence, self.gate, judged=not self.defaults.smoke)
+        result = judge(evidence, self.gate, judged=not self.defaults.smoke)
+        broken = any(row.verdict is Verdict.BROKEN for row in result.rows)
+        shown = {"always": not self.defaults.smoke, "on-failure": broken, "never": False}
+        if not shown[self.defaults.profile]:
+            return result
+        counts = evidence.measurement.counts
+        profile = Profile.of(result.target, result.workload, counts.prefill, counts.decode)
+        return dataclasses.replace(result, profile=profile)
+
+    def profile(self, target: Target, settings: Settings, key: str) -> Profile:
+        """Its operators at the workload of the settings, with nothing measured beside them."""
+        trace = self._trace(key)
+        try:
+            with self.exclusive(target.device.name):
+                self.progress("profiling")
+                return profile_of(target, settings.workload, self.effort(settings).threads, trace and trace())
+        finally:
+            self.progress("")
+
+    def _trace(self, key: str) -> Callable[[], Path] | None:
+        return functools.partial(trace_file, self.defaults.traces, key) if self.defaults.traces else None
 
 
 _BASE_TOO = Unknown("base worked meanwhile")
@@ -176,6 +220,8 @@ class Llm:
         self._loaded: tuple[Target, tuple[Reference, Hashable]] | None = None
         self._load_time: float | Unknown = Measurement.load
         self._evidence: dict[str, Evidence] = {}
+        self.profiled = False
+        """Whether operators were asked for."""
 
     def measure(self, label: str | None = None, limits: Iterable[Limit | str] = (), **overrides: Any) -> Measurement:
         """Measure the target, and judge the limits when the test has ended.
@@ -221,6 +267,26 @@ class Llm:
         named = "" if label is None else f"{label} "
         by_size = {size: self.measure(f"{named}{name}={size}", bounds, **{**overrides, name: size}) for size in sizes}
         return Scaling(name, dict(sorted(by_size.items())))
+
+    def profile(self, **overrides: Any) -> Profile:
+        """The operators of the target's prefill and decode, apart from measuring.
+
+        Args:
+            overrides: any keyword of the mark.
+
+        Raises:
+            UsageError: no target was named, or an override is no keyword.
+            TargetError: the target cannot be loaded or served.
+        """
+        settings = merge([check((), overrides), *self._levels])
+        profile = self._session.profile(self._target(settings), settings, self._key)
+        self.profiled = True
+        return profile
+
+    @property
+    def limited(self) -> bool:
+        """Whether its marks set limits, which only a measurement can keep."""
+        return any(level.limits for level in self._levels)
 
     @property
     def measured(self) -> bool:

@@ -97,6 +97,7 @@ class FakeTarget:
     dtype: str = "float32"
     model: Any = None
     tokenizer: Any = None
+    positions: int | None = None
     device: FakeDevice = field(default_factory=FakeDevice)
     seeds: list[int] = field(default_factory=list)
     runs: int = 0

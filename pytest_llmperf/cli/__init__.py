@@ -71,9 +71,30 @@ def _parser() -> argparse.ArgumentParser:
     )
     measuring.add_argument("-v", "--verbose", action="count", default=0, help="every metric; -vv: samples too")
     measuring.set_defaults(run=_command("measure", "measure"))
+    _add_profile(commands)
     _add_stored_commands(commands)
     _add_calibrate(commands)
     return parser
+
+
+def _add_profile(commands: Any) -> None:
+    profiling = commands.add_parser(
+        "profile",
+        help="show where the time of a model goes",
+        description="Serve TARGET prompts of several lengths, each cold and warm, and show its times, its operators "
+        "and what is to be noticed. TARGET is a Hub id, a local folder, or random:TYPE?option=value.",
+    )
+    profiling.add_argument("target", metavar="TARGET")
+    profiling.add_argument(
+        "--prompt-tokens", type=_sizes, default=[32, 128, 512], metavar="N[,N…]", help="default: 32,128,512"
+    )
+    profiling.add_argument("--output-tokens", type=_checked(whole), default=32, metavar="N")
+    _add_options(profiling, "device", "dtype", "threads")
+    profiling.add_argument(
+        "--json", type=Path, metavar="FILE", help="write everything shown as JSON; - for standard output"
+    )
+    profiling.add_argument("--traces", type=Path, metavar="DIR", help="write traces for Chrome and TensorBoard")
+    profiling.set_defaults(run=_command("profile", "profile"))
 
 
 def _add_calibrate(commands: Any) -> None:

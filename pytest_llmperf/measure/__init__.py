@@ -7,18 +7,30 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from pytest_llmperf import metrics
 from pytest_llmperf.collector import collector_quiet
 from pytest_llmperf.measure.memory import memory_pass, peak_rss
 from pytest_llmperf.measure.quiet import torch_threads
 from pytest_llmperf.measure.rounds import Effort, Need, take, warm_up
-from pytest_llmperf.model import Counts, Environment, Measurement, Memory, Round, Unknown, Workload
-from pytest_llmperf.profiling.counters import compilations, count
+from pytest_llmperf.model import Counts, Environment, Measurement, Memory, Profile, Round, Unknown, Workload
+from pytest_llmperf.profiling.counters import PROFILED_TOKENS, compilations, count, shorter
 from pytest_llmperf.profiling.roofline import under_ceilings
 from pytest_llmperf.targets import Clock, Request, Target
 
-__all__ = ["Effort", "Need", "Serving", "alone", "collector_quiet", "measure", "requests", "server", "torch_threads"]
+__all__ = [
+    "Effort",
+    "Need",
+    "Serving",
+    "alone",
+    "collector_quiet",
+    "measure",
+    "profile_of",
+    "requests",
+    "server",
+    "torch_threads",
+]
 
 Progress = Callable[[str], None]
 
@@ -69,6 +81,7 @@ def measure(
     taken: Callable[[Serving], list[Round]] = _ALONE,
     *,
     environment: Environment = Measurement.environment,
+    trace: Callable[[], Path] | None = None,
     progress: Progress = lambda stage: None,
     clock: Clock = time.perf_counter,
 ) -> Measurement:
@@ -77,6 +90,7 @@ def measure(
     Args:
         load: seconds the load took, where it was made for this measurement; then the first request is cold.
         taken: how the timed rounds are taken.
+        trace: asked for the file of a Chrome trace, where one is wanted.
         progress: told each stage in a few words.
     """
     target.begin()
@@ -99,7 +113,8 @@ def measure(
             progress("counting")
             same = target.request(workload, _COUNTED)
             timely = rounds[-1].wall < effort.max_time
-            counts = count(target, same, memory.kv_cache, timely=timely, compiles=compiled)
+            file = trace and trace()
+            counts = count(target, same, memory.kv_cache, timely=timely, compiles=compiled, trace=file)
     fresh = not isinstance(load, Unknown)
     seen = metrics.summarize(
         Measurement(
@@ -117,6 +132,18 @@ def measure(
         return seen
     with torch_threads(effort.threads):
         return under_ceilings(seen, target, clock)
+
+
+def profile_of(target: Target, workload: Workload, threads: int | None, trace: Path | None = None) -> Profile:
+    """The operators of a request's first tokens, after one that warms up."""
+    from pytest_llmperf.profiling.operators import profile
+
+    target.begin()
+    with torch_threads(threads):
+        request = shorter(target.request(workload, _COUNTED), PROFILED_TOKENS)
+        target.run(request, time.perf_counter)
+        seen = profile(target, request, trace)
+    return Profile.of(target.id, workload, seen.prefill, seen.decode)
 
 
 _FIRST_PREFILL = 1_000_001

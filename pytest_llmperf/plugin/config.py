@@ -41,10 +41,20 @@ def is_recording(config: pytest.Config) -> bool:
 
 
 def baselines_folder(config: pytest.Config) -> Path:
+    """Where baselines lie."""
+    return _folder(config, "baselines")
+
+
+def traces_folder(config: pytest.Config) -> Path | None:
+    """Where traces go; None where none are written."""
+    return _folder(config, "traces") if option(config, "traces") else None
+
+
+def _folder(config: pytest.Config, name: str) -> Path:
     """Relative to where pytest was called if the command line names it, else to rootdir."""
-    given = config.getoption(OPTIONS["baselines"].ini, None) is not None
+    given = config.getoption(OPTIONS[name].ini, None) is not None
     start = config.invocation_params.dir if given else config.rootpath
-    return Path(start, option(config, "baselines")).absolute()
+    return Path(start, option(config, name)).absolute()
 
 
 def check_options(config: pytest.Config) -> None:
@@ -57,6 +67,10 @@ def check_options(config: pytest.Config) -> None:
         option(config, name)
     if baselines_folder(config).is_file():  # also a test file that stood where a value was missing
         raise UsageError(f"--llmperf-baselines={option(config, 'baselines')}: this is a file, expected a folder")
+    if (traces := traces_folder(config)) is not None:
+        from pytest_llmperf.profiling.traces import check_traces
+
+        check_traces(traces, f"--llmperf-traces={option(config, 'traces')}")
     _check_recording(config)
     _check_duet(config)
     if option(config, "prune"):

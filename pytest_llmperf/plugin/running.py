@@ -20,7 +20,7 @@ from pytest_llmperf.metrics import CATALOGUE, Kind
 from pytest_llmperf.model import Result, Row, plain
 from pytest_llmperf.plugin.again import FreshProcesses
 from pytest_llmperf.plugin.child import CHILD, Child
-from pytest_llmperf.plugin.config import baselines_folder, is_recording, option
+from pytest_llmperf.plugin.config import baselines_folder, is_recording, option, traces_folder
 from pytest_llmperf.plugin.items import FIXTURES, hiding_fixture, key_of, measures, variant_of
 from pytest_llmperf.plugin.marks import levels_of
 from pytest_llmperf.plugin.opposite import OPPOSITE, Opposite, checked_out
@@ -55,6 +55,8 @@ class Running:
                 rounds=option(config, "rounds"),
                 max_time=option(config, "max_time"),
                 smoke=smoke,
+                profile=option(config, "profile"),
+                traces=None if CHILD in config.stash else traces_folder(config),
             ),
             progress=self._progress,
             exclusive=_exclusive(config),
@@ -128,10 +130,9 @@ class Running:
             with self._told_plainly():
                 item.stash[RESULTS] = llm.settled()
             self._judge(item, item.stash[RESULTS])
-        elif measures(item):
-            nothing = (
-                f"{item.nodeid} asked to measure, by its mark or fixture, and measured nothing: call llm.measure()"
-            )
+        elif measures(item) and not (llm is not None and llm.profiled and not llm.limited):
+            why = "has limits" if llm is not None and llm.profiled else "asked to measure, by its mark or fixture,"
+            nothing = f"{item.nodeid} {why} and measured nothing: call llm.measure()"
             pytest.fail("\n".join(filter(None, [nothing, _hiding_hint(item)])), pytrace=False)
         return outcome
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 from pytest_llmperf.collector import collector_quiet
@@ -28,6 +29,7 @@ def count(
     *,
     timely: bool,
     compiles: int | Unknown = Counts.compiles,
+    trace: Path | None = None,
 ) -> Counts:
     """What the target does for this request, apart from timing.
 
@@ -35,6 +37,7 @@ def count(
         kv_cache: bytes of its cache after the last token.
         timely: whether there is time to serve it once more.
         compiles: what was compiled in this process while it was timed.
+        trace: where a Chrome trace of the profile goes.
 
     Raises:
         LlmperfError: as serving does. Any other error is of counting alone, and leaves its counts unknown.
@@ -48,7 +51,7 @@ def count(
         counted = _tried(lambda: work(target, request), Counted.unseen) if timely else Counted.unseen(_NO_TIME)
         if counted.prefill.flops == NO_OPERATOR:
             return _unseen(NO_OPERATOR, kv_cache)
-        profiled = _tried(lambda: profile(target, shorter(request, PROFILED_TOKENS)), Profiled.unseen)
+        profiled = _tried(lambda: profile(target, shorter(request, PROFILED_TOKENS), trace), Profiled.unseen)
     return Counts(
         prefill=profiled.prefill,
         decode=profiled.decode,

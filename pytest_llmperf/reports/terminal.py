@@ -12,7 +12,8 @@ from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from pytest_llmperf.model import Result, Verdict
+from pytest_llmperf.model import Profile, Result, Verdict
+from pytest_llmperf.reports.profile import profile_tables
 from pytest_llmperf.reports.recorded import Recorded, changed, remarks
 from pytest_llmperf.reports.table import Cell, Table, advice, counts, details, failure, hints, overview
 from pytest_llmperf.reports.variants import side_by_side
@@ -34,12 +35,23 @@ _STYLES = {
 def failure_text(result: Result) -> str:
     """What failed in one line, then what was judged of that measurement, as plain text."""
     table = _text(_rendered(details(result, judged_only=True), _PLAIN_WIDTH))
-    return "\n".join([failure(result), table, *(f"  {line}" for line in advice(result))])
+    profile = _profile_text(result)
+    return "\n".join([failure(result), table, *(f"  {line}" for line in advice(result)), *profile])
 
 
 def full_text(result: Result) -> str:
     """Every metric of a measurement, as plain text."""
-    return _text(_rendered(details(result), _PLAIN_WIDTH))
+    return "\n".join([_text(_rendered(details(result), _PLAIN_WIDTH)), *_profile_text(result)])
+
+
+def _profile_text(result: Result) -> list[str]:
+    return ["", _text(_profile(result.profile, _PLAIN_WIDTH))] if result.profile else []
+
+
+def _profile(profile: Profile, width: int) -> RenderableType:
+    """Below the table of its measurement."""
+    parts = [part for table in profile_tables(profile) for part in (Text(""), _rendered(table, width))]
+    return _indented(Group(*parts[1:]), 2)
 
 
 def summary(
@@ -57,6 +69,11 @@ def summary(
     if verbosity > 0:
         for result in results:
             parts += [_rendered(details(result, samples=verbosity > 1), width), Text("")]
+            parts += [_profile(result.profile, width), Text("")] if result.profile else []
+    else:
+        for result in results:
+            if result.profile and not result.fails:  # else the failure's text has it
+                parts += [Text(result.key, style="bold"), _profile(result.profile, width), Text("")]
     for table in side_by_side(results):
         parts += [_rendered(table, width), Text("")]
     if recorded and (table := changed(recorded)).rows:
@@ -102,15 +119,16 @@ def _module(table: Table, widths: dict[str, int], width: int) -> RenderableType:
 
 
 def _rendered(table: Table, width: int) -> RenderableType:
-    parts: list[RenderableType] = [Text(table.title, style="bold", overflow="fold")]
+    parts: list[RenderableType] = [Text(table.title, style="bold", overflow="fold")] if table.title else []
     parts += [_indented(Text(table.subtitle, style="dim", overflow="fold"))] if table.subtitle else []
-    parts += [_indented(_grid(table, width))] if table.rows else []
-    parts += [_indented(Text(note, overflow="fold")) for note in table.notes]
+    below = 2 if table.title else 0
+    parts += [_indented(_grid(table, width), below)] if table.rows else []
+    parts += [_indented(Text(note, overflow="fold"), below) for note in table.notes]
     return Group(*parts)
 
 
-def _indented(content: RenderableType) -> Padding:
-    return Padding(content, (0, 0, 0, 2))
+def _indented(content: RenderableType, columns: int = 2) -> Padding:
+    return Padding(content, (0, 0, 0, columns))
 
 
 def _grid(table: Table, width: int) -> RichTable:

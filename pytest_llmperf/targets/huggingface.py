@@ -52,7 +52,7 @@ class GenerateTarget:
         self.dtype = "unknown" if parameter is None else str(parameter.dtype).removeprefix("torch.")
         self._input_device = "cpu" if parameter is None else _input_device(model)
         self._special = _special_ids(model, tokenizer)
-        self._positions = _learned_positions(model)
+        self.positions = _learned_positions(model)
 
     def begin(self) -> None:
         # transformers sizes every static cache like the largest one this model ever had.
@@ -184,7 +184,7 @@ class GenerateTarget:
 
     def _check_length(self, prompt_tokens: int, workload: Workload) -> None:
         """Learned positions end somewhere, and on CUDA an index beyond them kills the process's context."""
-        most = self._positions
+        most = self.positions
         if most is not None and prompt_tokens + workload.output_tokens - 1 > most:  # the last token is not fed back
             raise self._too_long(prompt_tokens, workload, most)
 

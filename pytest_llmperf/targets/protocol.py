@@ -94,6 +94,8 @@ class Target(Protocol):
     """The model object, or None."""
     tokenizer: Any
     """The tokenizer, or None."""
+    positions: int | None
+    """Tokens that it can count, where they end somewhere: prompt and answer together, less the last token."""
 
     @property
     def device(self) -> Device: ...

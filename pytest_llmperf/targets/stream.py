@@ -56,6 +56,7 @@ class StreamTarget:
     dtype = "unknown"
     model = None
     tokenizer = None
+    positions: int | None = None
 
     def __init__(self, reference: Stream) -> None:
         self.id = reference.id

@@ -15,8 +15,13 @@ from markdown_it import MarkdownIt
 
 from pytest_llmperf import cli
 from pytest_llmperf.baselines.environment import hardware
+from pytest_llmperf.model import Profile, Workload
 from pytest_llmperf.options import OPTIONS
 from pytest_llmperf.reports.catalogue import catalogue_markdown
+from pytest_llmperf.reports.mission import mission_tables
+from pytest_llmperf.reports.profile import profile_tables
+from pytest_llmperf.reports.terminal import tables_text
+from tests.profiles import mission, phase
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / ".github" / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -112,7 +117,7 @@ def text_block(page: str) -> Block:
 
 
 def test_every_text_block_is_compared_with_what_it_shows() -> None:
-    assert {block.page for block in blocks("text")} == {"README.md", "baselines.md"}
+    assert {block.page for block in blocks("text")} == {"README.md", "baselines.md", "profile.md"}
 
 
 def test_the_folders_shown_are_those_that_are_written(suite: pytest.Pytester) -> None:
@@ -137,6 +142,24 @@ def test_the_failure_shown_is_what_a_failure_looks_like(suite: pytest.Pytester) 
     start = output.index("BROKEN tpot_ms")
     seen = output[start:].splitlines()[: len(block.text.splitlines())]
     assert list(map(without_figures, seen)) == list(map(without_figures, block.text.splitlines()))
+
+
+def test_the_profiles_shown_have_the_columns_of_profiles() -> None:
+    seen = phase(addmm=4, add=1, copy_=2)
+    tables = [
+        *mission_tables([mission(prefill=seen, decode=seen)]),
+        *profile_tables(Profile.of("fake", Workload(), seen, seen)),
+    ]
+    printed = {without_figures(line) for line in tables_text(tables, [], 100, colour=False).splitlines()}
+    heads = [
+        line
+        for block in blocks("text")
+        if block.page == "profile.md"
+        for line in map(without_figures, block.text.splitlines())
+        if re.search("TTFT|per s|went|share", line)
+    ]
+    assert len(heads) == 3
+    assert set(heads) <= printed
 
 
 def without_figures(line: str) -> str:

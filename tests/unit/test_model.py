@@ -22,6 +22,9 @@ from pytest_llmperf.model import (
     Limit,
     Measurement,
     Memory,
+    Operator,
+    Phase,
+    Profile,
     Result,
     Round,
     Row,
@@ -32,6 +35,7 @@ from pytest_llmperf.model import (
     Workload,
     plain,
     quantile,
+    split,
 )
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
@@ -394,6 +398,21 @@ _rows = st.builds(
     comparison=st.none() | _comparisons,
     outcome=st.none() | st.booleans(),
 )
+_positive = st.floats(min_value=1e-6, max_value=1e3)
+_phases = st.one_of(
+    st.builds(lambda why: Phase(*4 * [Unknown(why)]), st.text(max_size=9)),
+    st.builds(
+        Phase,
+        ops=_positive,
+        syncs=_positive,
+        kernels=_positive,
+        seconds=_positive,
+        operators=st.lists(
+            st.builds(Operator, st.text(max_size=9), _positive, _positive, st.just(0.0) | _positive), max_size=3
+        ).map(tuple),
+    ),
+)
+_profiles = st.builds(Profile.of, st.text(max_size=9), st.builds(Workload, sizes, sizes), _phases, _phases)
 _results = st.builds(
     Result,
     key=st.text(max_size=9),
@@ -409,6 +428,7 @@ _results = st.builds(
     recording=st.none() | st.dictionaries(st.text(max_size=4), st.text(max_size=4), max_size=2),
     unfit=st.text(max_size=9),
     expected_to_fail=st.booleans(),
+    profile=st.none() | _profiles,
 )
 
 
@@ -454,3 +474,44 @@ def test_plain_data_has_no_types_of_ours() -> None:
         "why": None,
     }
     assert type(plain(Verdict.OK)) is str
+
+
+# Phases and profiles
+
+
+@given(_phases)
+def test_the_shares_of_a_phase_sum_to_one_unless_kernels_overlap(phase: Phase) -> None:
+    shares = split(phase)
+    if isinstance(phase.seconds, Unknown):
+        assert set(shares.values()) == {None}
+        return
+    busy = sum(share for name, share in shares.items() if name != "outside" and share is not None)
+    assert shares["outside"] == pytest.approx(max(0.0, 1 - busy))
+
+
+def test_shares_are_of_the_host_unless_kernels_ran() -> None:
+    mm, view = Operator("aten::mm", 1.0, 0.001), Operator("aten::view", 4.0, 0.002)
+    host = Phase(2.0, 0.0, Unknown("none"), 0.010, (mm, view))
+    assert (host.compute, host.overhead, host.elementwise) == (pytest.approx(0.1), pytest.approx(0.2), 0.0)
+    assert host.outside == pytest.approx(0.7)
+    device = dataclasses.replace(host, operators=(dataclasses.replace(mm, device=0.006), view))
+    assert (device.compute, device.overhead, device.outside) == (pytest.approx(0.6), 0.0, pytest.approx(0.4))
+
+
+def test_an_operator_is_found_by_its_whole_name_only() -> None:
+    mm = Operator("aten::mm", 1.0, 0.001)
+    phase = Phase(1.0, 0.0, 0.0, 0.010, (mm,))
+    assert phase.find("aten::mm") is mm
+    assert phase.find("mm") is None
+
+
+def test_a_profile_as_json_has_shares_beside_what_was_seen() -> None:
+    seen = Phase(1.0, 0.0, Unknown("none"), 0.010, (Operator("aten::mm", 1.0, 0.004),))
+    profile = Profile.of("fake", Workload(8, 1), seen, Phase(*4 * [Unknown("one token")]))
+    record = json.loads(profile.to_json())
+    assert record["prefill"]["compute"] == 0.4
+    assert record["prefill"]["operators"] == [{"name": "aten::mm", "calls": 1.0, "host": 0.004, "device": 0.0}]
+    assert record["decode"]["seconds"] is None
+    assert record["decode"]["outside"] is None
+    assert record["unknown"] == {"decode": "one token"}
+    assert repr(profile) == "<Profile of fake>"

@@ -28,6 +28,8 @@ EXAMPLES = {
     "base_python": ("python", None, ".venv/bin/python"),
     "tolerance": (0.2, "3%", "0.1"),
     "strict": (frozenset({"new"}), "inconclusive,versions", "all"),
+    "profile": ("never", "always", "on-failure"),
+    "traces": ("here", "there", "elsewhere"),
     "gate": (("load_s",), None, "itl_ms, latency_ms"),
     "missing_device": ("error", None, "skip"),
 }
@@ -71,6 +73,8 @@ DEFAULTS = {
     "base_python": "",
     "tolerance": 0.05,
     "strict": frozenset(),
+    "profile": "on-failure",
+    "traces": None,
     "gate": (),
     "missing_device": "error",
 }
@@ -157,6 +161,7 @@ def test_a_bad_value_on_the_command_line_is_refused_with_its_flag(name: str, tex
     ("name", "text", "expected"),
     [
         *REFUSED,
+        ("profile", "on_failure", "expected always, on-failure or never; did you mean 'on-failure'"),
         ("missing_device", "skipp", "expected error or skip; did you mean 'skip'"),
         ("force", "yes", "expected true or false"),
     ],
@@ -202,6 +207,8 @@ def test_flags_and_ini_names_follow_from_the_name() -> None:
         "base_python": (None, "llmperf_base_python"),
         "tolerance": ("--llmperf-tolerance", "llmperf_tolerance"),
         "strict": ("--llmperf-strict", "llmperf_strict"),
+        "profile": ("--llmperf-profile", "llmperf_profile"),
+        "traces": ("--llmperf-traces", "llmperf_traces"),
         "gate": (None, "llmperf_gate"),
         "missing_device": (None, "llmperf_missing_device"),
     }

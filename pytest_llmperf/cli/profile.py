@@ -1,0 +1,74 @@
+"""The command `llmperf profile`."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import sys
+import textwrap
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from pytest_llmperf.errors import UsageError
+from pytest_llmperf.measure.mission import Mission, fly
+from pytest_llmperf.model import Workload
+from pytest_llmperf.profiling.traces import check_traces
+from pytest_llmperf.reports.findings import findings
+from pytest_llmperf.reports.mission import mission_record, mission_tables
+from pytest_llmperf.reports.table import shape
+from pytest_llmperf.reports.terminal import standard_output, tables_text
+from pytest_llmperf.session import Defaults, Llm, Session
+from pytest_llmperf.settings import check
+
+ROUNDS = 5
+"""Of which a warm time is the median."""
+
+
+def profile(parsed: argparse.Namespace) -> int:
+    if parsed.json is not None and not parsed.json.parent.is_dir():
+        raise UsageError(f"--json {parsed.json}: there is no folder {parsed.json.parent}")
+    if parsed.traces is not None:
+        check_traces(parsed.traces.absolute(), f"--traces {parsed.traces}")
+    with Console(stderr=True).status("starting") as status:
+        defaults = Defaults(parsed.device, parsed.dtype, parsed.threads, ROUNDS, traces=parsed.traces)
+        session = Session(defaults, lambda stage: status.update(stage or "…"))
+        level = check((), {"model": parsed.target})
+        llm = Llm(session, level.keywords["model"].id, [level])
+        missions, notes = _missions(llm, parsed)
+    if parsed.json is not None:
+        text = json.dumps(mission_record(missions, notes), indent=1) + "\n"
+        if str(parsed.json) == "-":
+            print(text, end="")
+            return 0
+        parsed.json.write_text(text, encoding="utf-8")
+    colour, width = standard_output()
+    said = [textwrap.fill(line, width - 1, initial_indent="• ", subsequent_indent="  ") for line in findings(missions)]
+    print(tables_text(mission_tables(missions, notes), said, width, colour))
+    if parsed.traces is not None:
+        print(f"llmperf profile: traces are in {parsed.traces}", file=sys.stderr)
+    return 0
+
+
+def _missions(llm: Llm, parsed: argparse.Namespace) -> tuple[list[Mission], list[str]]:
+    threads = parsed.threads if isinstance(parsed.threads, int) else None
+    prompts = sorted(set(parsed.prompt_tokens))
+    lengths, notes = fitting(prompts, parsed.output_tokens, llm.target.positions)
+    missions: list[Mission] = []
+    for prompt_tokens in lengths:
+        workload = Workload(prompt_tokens, parsed.output_tokens)
+        target = llm.load(parsed.target, fresh=bool(missions))  # the first has only just been loaded
+        measured = functools.partial(llm.measure, shape(workload), workload=workload)
+        missions.append(fly(target, workload, threads, measured))
+    return missions, notes
+
+
+def fitting(prompts: Sequence[int], output_tokens: int, positions: int | None) -> tuple[list[int], list[str]]:
+    """The lengths of prompt that the model has positions for, and what was made shorter."""
+    room = None if positions is None else positions + 1 - output_tokens  # the last token is not fed back
+    if room is None or room < 1:  # what fits in no way is told by the target itself
+        return list(prompts), []
+    long = [prompt for prompt in prompts if prompt > room]
+    notes = [f"{', '.join(map(str, long))} clipped to {room}: the model has {positions} positions"] if long else []
+    return list(dict.fromkeys(min(prompt, room) for prompt in prompts)), notes
