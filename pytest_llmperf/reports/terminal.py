@@ -14,7 +14,7 @@ from rich.text import Text
 
 from pytest_llmperf.model import Result, Verdict
 from pytest_llmperf.reports.recorded import Recorded, changed, remarks
-from pytest_llmperf.reports.table import Cell, Table, advice, counts, details, failure, hints, overview
+from pytest_llmperf.reports.table import Cell, Table, advice, counts, details, explained, failure, hints, overview
 
 WIDE = 100
 """Columns from which on the less important ones are shown."""
@@ -32,7 +32,8 @@ _STYLES = {
 
 def failure_text(result: Result) -> str:
     """What failed in one line, then what was judged of that measurement, as plain text."""
-    table = _text(_rendered(details(result, judged_only=True), _PLAIN_WIDTH))
+    told = [_rendered(details(result, judged_only=True), _PLAIN_WIDTH), *_reasons(result, _PLAIN_WIDTH)]
+    table = _text(Group(*told))
     return "\n".join([failure(result), table, *(f"  {line}" for line in advice(result))])
 
 
@@ -55,7 +56,7 @@ def summary(
         parts += _overview(overview(results), width)
     if verbosity > 0:
         for result in results:
-            parts += [_rendered(details(result, samples=verbosity > 1), width), Text("")]
+            parts += [_rendered(details(result, samples=verbosity > 1), width), *_reasons(result, width), Text("")]
     if recorded and (table := changed(recorded)).rows:
         parts += [_grid(table, width), Text("")]
     told = [*said, *([] if recorded and recorded.done else hints(results))]
@@ -106,15 +107,25 @@ def _rendered(table: Table, width: int) -> RenderableType:
     return Group(*parts)
 
 
+def _reasons(result: Result, width: int) -> list[RenderableType]:
+    """Operators that grew below their phase, and hints."""
+    parts: list[RenderableType] = []
+    for table in explained(result):
+        parts += [_indented(Text(table.title, overflow="fold"))] if table.title else []
+        parts += [_indented(_indented(_grid(table, width, header=False)))] if table.rows else []
+        parts += [_indented(Text(note, overflow="fold")) for note in table.notes]
+    return parts
+
+
 def _indented(content: RenderableType) -> Padding:
     return Padding(content, (0, 0, 0, 2))
 
 
-def _grid(table: Table, width: int) -> RichTable:
+def _grid(table: Table, width: int, *, header: bool = True) -> RichTable:
     """The table's columns and rows, without the columns that there is no room for or nothing in."""
     there = [index for index, column in enumerate(table.columns) if width >= WIDE or not column.wide_only]
     kept = [index for index in there if not table.rows or any(row[index].text for row in table.rows)]
-    rendered = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="dim")
+    rendered = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, show_header=header, header_style="dim")
     for index in kept:
         column = table.columns[index]
         justify: Literal["left", "right"] = "right" if column.right else "left"
