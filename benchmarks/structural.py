@@ -18,7 +18,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,8 @@ MODELS: Mapping[str, Mapping[str, Any]] = {
     "mixtral": {**SIZES, **HEADS, "intermediate_size": 64, "num_local_experts": 4, "num_experts_per_tok": 2},
     "falcon_h1": {
         **SIZES,
-        **HEADS,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
         "intermediate_size": 128,
         "mamba_d_ssm": 64,
         "mamba_n_heads": 4,
@@ -88,8 +89,11 @@ def cache_off(model: Model) -> None:
 
 
 def scalar_read_per_layer(model: Model) -> None:
+    def read(module: Any, args: Any) -> None:
+        float(args[0].sum())
+
     for layer in layers(model):
-        layer.register_forward_pre_hook(lambda module, args: float(args[0].sum()) == 0.5)
+        layer.register_forward_pre_hook(read)
 
 
 def upcast(model: Model) -> None:
@@ -135,23 +139,22 @@ class Case:
     Args:
         hint: how the hint that explains it begins, or what it holds.
         base, head: what the configuration says beside the model's own sizes.
-        not_for: model types that it does not apply to, or changes nothing of.
     """
 
     patch: Patch
     hint: str
-    base: Mapping[str, Any] = {}  # noqa: RUF008  # never written to
-    head: Mapping[str, Any] | None = None
-    not_for: tuple[str, ...] = ()
+    base: Mapping[str, Any] = field(default_factory=dict)
+    head: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 _TWICE_THE_HEADS: Mapping[str, Mapping[str, Any]] = {
-    "gpt2": {"n_head": 8, "n_embd": 128},  # its heads share the width: twice as many of the same size
+    "gpt2": {"n_head": 8, "n_embd": 128},  # whose heads share the width, as the next one's do
+    "falcon_h1": {"num_attention_heads": 8, "num_key_value_heads": 4, "hidden_size": 128},
     "": {"num_attention_heads": 8, "num_key_value_heads": 4},
 }
 CASES: Mapping[str, Case] = {
     "cache off": Case(cache_off, "the cache is not used"),
-    "a scalar read per layer": Case(scalar_read_per_layer, "that the host waits for"),
+    "a scalar read per layer": Case(scalar_read_per_layer, "the host waits"),
     "fp32 upcast": Case(upcast, "a wider dtype", base={"dtype": "bfloat16"}),
     "eager attention": Case(eager, "in place of a fused kernel"),
     "a copy of the cache per step": Case(copy_cache, "more copies per token"),
@@ -161,13 +164,13 @@ CASES: Mapping[str, Case] = {
 }
 
 
-def measured(kind: str, case: Case | None, *, changed: bool) -> tuple[Measurement, str]:
-    """A model of this type, and its target's name."""
-    sizes = {**MODELS[kind], **(case.base if case else {})}
-    if changed and case and case.head:
+def measured(kind: str, case: Case, *, changed: bool) -> Measurement:
+    """A fresh model of this type, with the case's change or as it is before."""
+    sizes = {**MODELS[kind], **case.base}
+    if changed:
         sizes |= case.head.get(kind, case.head.get("", {}))
     target = resolve(random_weights(kind, **sizes)).load(LoadOptions(device="cpu"))
-    if changed and case:
+    if changed:
         case.patch(target.model)
     environment = environment_of(target, EFFORT.threads)
     return measure(target, WORKLOAD, EFFORT, environment=environment)
@@ -205,3 +208,83 @@ def neighbours(count: int) -> Iterator[None]:
         for process in busy:
             process.kill()
             process.wait()
+
+
+@dataclass
+class Tally:
+    """Of one change of one model, over all runs."""
+
+    runs: int = 0
+    caught: int = 0
+    explained: int = 0
+    by: collections.Counter[str] = field(default_factory=collections.Counter)
+    hints: collections.Counter[str] = field(default_factory=collections.Counter)
+
+    def add(self, result: Result, hint: str) -> None:
+        metrics = regressed(result)
+        told = result.explanation.hints if result.explanation else ()
+        self.runs += 1
+        self.caught += bool(metrics)
+        self.explained += any(hint in each for each in told)
+        self.by.update(metrics)
+        self.hints.update(told)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=1, help="of each change")
+    parser.add_argument("--unchanged", type=int, default=3, help="runs of each unchanged model")
+    parser.add_argument("--load", type=int, default=0, help="busy neighbour processes")
+    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
+    parser.add_argument("--hints", action="store_true", help="print every hint that was given")
+    given = parser.parse_args()
+    cases = [(kind, name) for kind in given.models for name in CASES]
+    tallies = {each: Tally() for each in cases}
+    alarms: dict[str, collections.Counter[str]] = {kind: collections.Counter() for kind in given.models}
+    with tempfile.TemporaryDirectory() as name, neighbours(given.load):
+        folder = Path(name)
+        for kind in given.models:
+            for stored, case in {key(kind, case): case for case in CASES.values()}.items():
+                record(folder, stored, measured(kind, case, changed=False))
+        for _, (kind, change) in track([(run, each) for run in range(given.runs) for each in cases], "changed"):
+            case = CASES[change]
+            tallies[kind, change].add(judged(folder, key(kind, case), measured(kind, case, changed=True)), case.hint)
+        for _, kind in track([(run, kind) for run in range(given.unchanged) for kind in given.models], "unchanged"):
+            result = judged(folder, key(kind, UNCHANGED), measured(kind, UNCHANGED, changed=False))
+            alarms[kind].update(regressed(result))
+            alarms[kind]["runs"] += bool(regressed(result))
+    show(given, tallies, alarms)
+
+
+UNCHANGED = Case(nothing, "")
+
+
+def key(kind: str, case: Case) -> str:
+    """Under which the model is stored that a case starts from."""
+    return f"test_{kind}.py::test_{case.base.get('dtype', 'float32')}"
+
+
+def show(
+    given: argparse.Namespace,
+    tallies: Mapping[tuple[str, str], Tally],
+    alarms: Mapping[str, Mapping[str, int]],
+) -> None:
+    console = Console(width=160)
+    table = Table("change", *given.models, "by")
+    for change in CASES:
+        of = [tallies[kind, change] for kind in given.models]
+        by = collections.Counter(metric for tally in of for metric in tally.by)
+        shown = [f"{tally.caught}, {tally.explained} of {tally.runs}" for tally in of]
+        table.add_row(change, *shown, ", ".join(name for name, _ in by.most_common()))
+    wrong = [f"{alarms[kind].get('runs', 0)} of {given.unchanged}" for kind in given.models]
+    table.add_row("none", *wrong, ", ".join({name for each in alarms.values() for name in each if name != "runs"}))
+    console.print("caught, explained of all runs; in the last line false alarms")
+    console.print(table)
+    if given.hints:
+        for (kind, change), tally in tallies.items():
+            for hint, times in tally.hints.items():
+                console.print(f"{kind}, {change}: {hint} ({times})", highlight=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -24,7 +24,7 @@ _EQUAL = 0.001
 """Share by which counts may differ that are called the same."""
 _TIMED = {"prefill": {"ttft_ms", "prefill_ms"}, "decode": {"tpot_ms", "itl_ms"}}
 _TIMED_BOTH = {"latency_ms", "output_tokens_per_s", "total_tokens_per_s"}
-_WORK = {"prefill": {"prefill_flops"}, "decode": {"flops_per_token"}}
+_WORK = {"prefill": "prefill_flops", "decode": "flops_per_token"}
 _OWN_SHARE = 0.5
 """Of what a phase took more, for one operator to be the reason."""
 _LONGER = 1.25
@@ -176,17 +176,23 @@ def _sums(seen: Seen, phase: str) -> dict[str, float]:
 def _took_longer(change: Change, phase: str) -> str | None:
     """The operator that takes longer in as many calls, if most of what the phase takes more is its own."""
     then, now = _sums(change.base, phase), _sums(change.head, phase)
-    if not (then and now) or not (change.slower(phase) or _WORK[phase] & {*change.regressed}):
+    if not (then and now) or not (change.slower(phase) or _more_work(change, phase)):
         return None
     pace = _pace(then, now, _comparable(change, phase))
     before = pace * sum(then.values())
-    changed = change.changed(phase)
-    known = [name for name in now if name != OTHERS and name not in changed and (name != OUTSIDE or not changed)]
+    changed = {*change.changed(phase), OTHERS}
+    if len(changed) > 1 or _more_work(change, phase):  # then what lies around them grows with it
+        changed.add(OUTSIDE)
+    known = [name for name in now if name not in changed]
     added = {name: now[name] - pace * then.get(name, 0.0) for name in known}
     name = max(added, key=lambda name: added[name], default="")
     least = max(_LEAST_SHARE * before, _OWN_SHARE * (sum(now.values()) - before))
     longer = bool(name) and now[name] >= _LONGER * pace * then.get(name, 0.0)
     return name if longer and added[name] >= least else None
+
+
+def _more_work(change: Change, phase: str) -> bool:
+    return _WORK[phase] in change.regressed
 
 
 def _comparable(change: Change, phase: str) -> set[str]:
@@ -230,7 +236,7 @@ def new_sync(change: Change) -> str:
     by = f" ({_calls_of(change, 'decode', names)})" if names else ""
     truth = change.more_calls("decode", _TRUTH) > 0
     how = "a tensor in an if or while, or bool()" if truth else ".item(), .tolist(), int() or .cpu() of a tensor"
-    return f"{short_number(more)} more per token that the host waits for{by}: {how}"
+    return f"the host waits {short_number(more)} times more per token{by}: {how}"
 
 
 def _waits(change: Change) -> list[str]:
@@ -311,7 +317,7 @@ def slower_operator(change: Change) -> str:
     """One operator takes longer for the same work."""
     for phase in PHASES:
         name = _took_longer(change, phase)
-        if name is None or name == OUTSIDE or _WORK[phase] & {*change.regressed}:
+        if name is None or name == OUTSIDE or _more_work(change, phase):
             continue
         then, now = _sums(change.base, phase).get(name), _sums(change.head, phase)[name]
         times = f"takes {_times(now / then)} as long" if then else "takes longer"
@@ -350,7 +356,7 @@ _RULES: Mapping[Callable[[Change], str], tuple[Callable[[Change], str], ...]] = 
     whole_logits: (),
     new_sync: (),
     eager_attention: (no_cache,),
-    conversions: (),
+    conversions: (no_cache, eager_attention),
     more_copies: (no_cache, eager_attention, conversions),
     recompilation: (),
     leak: (),
