@@ -154,7 +154,7 @@ _TWICE_THE_HEADS: Mapping[str, Mapping[str, Any]] = {
 }
 CASES: Mapping[str, Case] = {
     "cache off": Case(cache_off, "the cache is not used"),
-    "a scalar read per layer": Case(scalar_read_per_layer, "the host waits"),
+    "a scalar read per layer": Case(scalar_read_per_layer, "of the host per token"),
     "fp32 upcast": Case(upcast, "a wider dtype", base={"dtype": "bfloat16"}),
     "eager attention": Case(eager, "in place of a fused kernel"),
     "a copy of the cache per step": Case(copy_cache, "more copies per token"),

@@ -77,11 +77,11 @@ class Session(_Part):
     versions: dict[str, str] = {}
     machine: dict[str, str] = {}
     metrics: dict[str, Reading]
-    calls: dict[str, dict[Phase, float]] = {}
+    calls: dict[str, dict[Phase, int | float]] = {}
     """Of operators, by phase, per step: what no hardware changes."""
     times: dict[str, dict[Phase, list[float]]] = {}
     """Of operators, by phase, in ms per step: on the host, and on the device. Only the latest session has them."""
-    decode_flops: list[float] = Field(default=[], max_length=2)
+    decode_flops: list[int] = Field(default=[], max_length=2)
     """Of the first step of decode and of the last."""
 
 

@@ -149,24 +149,25 @@ def explain(change: Change) -> Explanation:
 def _grown(change: Change, phase: str) -> tuple[Grown, ...]:
     then, now = _sums(change.base, phase), _sums(change.head, phase)
 
-    def milliseconds(operator: str) -> tuple[float, float] | None:
-        return (then.get(operator, 0.0), now.get(operator, 0.0)) if then and now else None
+    def row(operator: str) -> Grown:
+        calls = None if operator == OUTSIDE else (change.base.of(operator, phase), change.head.of(operator, phase))
+        known = then and now and (operator in then or operator in now)  # else too short to have been kept
+        return Grown(operator, calls, (then.get(operator, 0.0), now.get(operator, 0.0)) if known else None)
 
-    def weight(row: Grown) -> tuple[float, ...]:
-        """What there is more of: time where both have it, else calls, those that do no work last."""
-        calls = change.more_calls(phase, row.operator)
-        if row.milliseconds is None:
-            return float(row.operator not in (VIEWS, ALLOCATIONS)), calls
-        return row.milliseconds[1] - row.milliseconds[0], calls
+    def weight(operator: str) -> tuple[float, ...]:
+        """Of what there is more: the time of the calls that were added, then their number; real work first."""
+        more = change.more_calls(phase, operator)
+        return (
+            now.get(operator, 0.0) * more / change.head.of(operator, phase),
+            operator not in (VIEWS, ALLOCATIONS),
+            more,
+        )
 
     more = [name for name in change.changed(phase) if change.more_calls(phase, name) > 0]
-    rows = [Grown(n, (change.base.of(n, phase), change.head.of(n, phase)), milliseconds(n)) for n in more]
-    rows.sort(key=weight, reverse=True)
+    more.sort(key=weight, reverse=True)
     alone = _took_longer(change, phase)
-    if alone is None:
-        return tuple(rows[:MOST])
-    calls = None if alone == OUTSIDE else (change.base.of(alone, phase), change.head.of(alone, phase))
-    return (*rows[: MOST - 1], Grown(alone, calls, milliseconds(alone)))
+    shown = more[:MOST] if alone is None else [*more[: MOST - 1], alone]
+    return tuple(map(row, shown))
 
 
 def _sums(seen: Seen, phase: str) -> dict[str, float]:
@@ -178,13 +179,12 @@ def _took_longer(change: Change, phase: str) -> str | None:
     then, now = _sums(change.base, phase), _sums(change.head, phase)
     if not (then and now) or not (change.slower(phase) or _more_work(change, phase)):
         return None
+    changed = change.changed(phase)
+    if changed or _more_work(change, phase):  # then what lies between operators changes with them
+        then.pop(OUTSIDE, None), now.pop(OUTSIDE, None)
     pace = _pace(then, now, _comparable(change, phase))
     before = pace * sum(then.values())
-    changed = {*change.changed(phase), OTHERS}
-    if len(changed) > 1 or _more_work(change, phase):  # then what lies around them grows with it
-        changed.add(OUTSIDE)
-    known = [name for name in now if name not in changed]
-    added = {name: now[name] - pace * then.get(name, 0.0) for name in known}
+    added = {name: now[name] - pace * then.get(name, 0.0) for name in now if name != OTHERS and name not in changed}
     name = max(added, key=lambda name: added[name], default="")
     least = max(_LEAST_SHARE * before, _OWN_SHARE * (sum(now.values()) - before))
     longer = bool(name) and now[name] >= _LONGER * pace * then.get(name, 0.0)
@@ -236,7 +236,7 @@ def new_sync(change: Change) -> str:
     by = f" ({_calls_of(change, 'decode', names)})" if names else ""
     truth = change.more_calls("decode", _TRUTH) > 0
     how = "a tensor in an if or while, or bool()" if truth else ".item(), .tolist(), int() or .cpu() of a tensor"
-    return f"the host waits {short_number(more)} times more per token{by}: {how}"
+    return f"{short_number(more)} more wait{'s' * (more > 1)} of the host per token{by}: {how}"
 
 
 def _waits(change: Change) -> list[str]:

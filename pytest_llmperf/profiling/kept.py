@@ -47,19 +47,19 @@ class Kept:
         decode_flops: of the first step of decode and of the last.
     """
 
-    calls: dict[str, dict[str, float]] = field(default_factory=dict)
+    calls: dict[str, dict[str, int | float]] = field(default_factory=dict)
     times: dict[str, dict[str, list[float]]] = field(default_factory=dict)
-    decode_flops: tuple[float, ...] = ()
+    decode_flops: tuple[int, ...] = ()
 
 
 def kept(counts: Counts) -> Kept:
     """What is kept of a counting pass; nothing where it saw nothing."""
-    calls: dict[str, dict[str, float]] = defaultdict(dict)
+    calls: dict[str, dict[str, int | float]] = defaultdict(dict)
     times: dict[str, dict[str, list[float]]] = defaultdict(dict)
     for name in PHASES:
         phase: Phase = getattr(counts, name)
         for operator, number in _calls(phase).items():
-            calls[operator][name] = round(number, 3)
+            calls[operator][name] = int(number) if number == int(number) else round(number, 3)
         for operator, taken in _times(phase).items():
             times[operator][name] = taken
     by_step = counts.flops_by_step
