@@ -151,17 +151,16 @@ def _grown(change: Change, phase: str) -> tuple[Grown, ...]:
 
     def row(operator: str) -> Grown:
         calls = None if operator == OUTSIDE else (change.base.of(operator, phase), change.head.of(operator, phase))
-        known = then and now and (operator in then or operator in now)  # else too short to have been kept
-        return Grown(operator, calls, (then.get(operator, 0.0), now.get(operator, 0.0)) if known else None)
+        never = bool(then and calls and not calls[0])
+        known = operator in now and (operator in then or never)  # else it was too short to be kept
+        return Grown(operator, calls, (then.get(operator, 0.0), now[operator]) if known else None)
 
     def weight(operator: str) -> tuple[float, ...]:
-        """Of what there is more: the time of the calls that were added, then their number; real work first."""
+        """Of what there is more: the time of the calls that were added, then their number; what does work first."""
+        sides = ((then, change.base), (now, change.head))
+        per_call = [times[operator] / side.of(operator, phase) for times, side in sides if times.get(operator)]
         more = change.more_calls(phase, operator)
-        return (
-            now.get(operator, 0.0) * more / change.head.of(operator, phase),
-            operator not in (VIEWS, ALLOCATIONS),
-            more,
-        )
+        return operator not in (VIEWS, ALLOCATIONS), more * min(per_call, default=0.0), more
 
     more = [name for name in change.changed(phase) if change.more_calls(phase, name) > 0]
     more.sort(key=weight, reverse=True)

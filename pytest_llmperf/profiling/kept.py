@@ -21,7 +21,7 @@ OUTSIDE = "outside operators"
 OTHERS = "others"
 
 _LEAST_SHARE = 0.005
-"""Of a phase's time. Operators that take less are put together."""
+"""Of the time of all operators of a phase. Those that take less are put together."""
 _ALLOCATE = re.compile(r"aten::(empty(_like|_strided)?|new_empty|resize_|set_)")
 _VIEW = re.compile(
     r"""aten::(_reshape_alias|_unsafe_view|alias|as_strided|chunk|detach_?|diagonal|expand(_as)?|flatten|lift_fresh|movedim
@@ -91,7 +91,7 @@ def _times(phase: Phase) -> dict[str, list[float]]:
         row = _row(operator)
         host[row] += operator.host
         device[row] += operator.device
-    total = phase.seconds + sum(device.values())
+    total = sum(host.values()) + sum(device.values())
     small = [row for row in host if host[row] + device[row] < _LEAST_SHARE * total and row != OTHERS]
     for row in small:
         host[OTHERS] += host.pop(row)

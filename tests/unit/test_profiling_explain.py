@@ -90,7 +90,12 @@ def test_without_times_more_calls_come_first_and_views_last() -> None:
 
 
 def test_an_operator_too_short_to_be_kept_has_no_time() -> None:
-    assert explained(seen({"aten::eq": 3})).grown["decode"] == (Grown("aten::eq", (0, 3)),)
+    no_time = seen({"aten::eq": 3})
+    assert explained(no_time).grown["decode"] == (Grown("aten::eq", (0, 3)),)
+    new = explained(seen({"aten::eq": 3}, {"aten::eq": 0.2}))
+    assert new.grown["decode"] == (Grown("aten::eq", (0, 3), (0.0, 0.2)),)
+    longer = explained(seen({"aten::eq": 3}, {"aten::eq": 0.2}), base=seen({"aten::eq": 1}))
+    assert longer.grown["decode"] == (Grown("aten::eq", (1, 3)),)
 
 
 def test_times_are_the_middle_of_what_processes_took() -> None:
@@ -242,7 +247,7 @@ def test_an_operator_that_takes_longer_in_as_many_calls_is_told(took: float, tol
 
 
 def test_an_operator_that_takes_longer_because_it_does_more_is_no_slower_one() -> None:
-    head = seen(times={"aten::addmm": 1.5}, flops_per_token=3000, weights_mib=30)
+    head = seen(times={"aten::addmm": 1.5}, flops_per_token=1900, weights_mib=19)
     assert hints(head, "flops_per_token", "tpot_ms").startswith("the model is larger")
     assert "as long" not in hints(head, "flops_per_token", "tpot_ms")
 

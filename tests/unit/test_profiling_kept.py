@@ -43,9 +43,9 @@ def test_waits_for_the_device_have_calls() -> None:
 
 
 def test_an_operator_below_half_a_percent_of_its_phase_keeps_its_calls_alone() -> None:
-    seen = of(Operator("aten::mm", 1, 0.051 * MS), Operator("aten::sub", 1, 0.049 * MS))
-    assert set(seen.calls) == {"aten::mm", "aten::sub"}
-    assert set(seen.times) == {"aten::mm", OTHERS, OUTSIDE}
+    seen = of(Operator("aten::bmm", 1, 9.9 * MS), Operator("aten::mm", 1, 51e-6), Operator("aten::sub", 1, 49e-6))
+    assert set(seen.calls) == {"aten::bmm", "aten::mm", "aten::sub"}
+    assert set(seen.times) == {"aten::bmm", "aten::mm", OTHERS, OUTSIDE}
     assert seen.times[OTHERS] == {"decode": [0.049]}
 
 
