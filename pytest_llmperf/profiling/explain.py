@@ -157,8 +157,10 @@ def _grown(change: Change, phase: str) -> tuple[Grown, ...]:
 
     def weight(operator: str) -> tuple[float, ...]:
         """Of what there is more: the time of the calls that were added, then their number; what does work first."""
-        sides = ((then, change.base), (now, change.head))
-        per_call = [times[operator] / side.of(operator, phase) for times, side in sides if times.get(operator)]
+        sides = (
+            [(then, change.base.of(operator, phase)), (now, change.head.of(operator, phase))] if then and now else []
+        )
+        per_call = [times[operator] / calls for times, calls in sides if calls and operator in times]
         more = change.more_calls(phase, operator)
         return operator not in (VIEWS, ALLOCATIONS), more * min(per_call, default=0.0), more
 
