@@ -120,13 +120,12 @@ def details(result: Result, *, judged_only: bool = False, samples: bool = False)
 
 
 def explained(result: Result) -> list[Table]:
-    """Why it is REGRESSED: a table per phase of the operators that grew, then what looks like their cause."""
+    """Why it is REGRESSED: a table per phase of the operators that grew, then one that has only notes, the hints."""
     told = result.explanation
     if told is None:
         return []
     tables = [_grown(phase, rows) for phase, rows in told.grown.items()]
-    hints = [*(f"hint: {hint}" for hint in told.hints), *([told.missing] if told.missing else [])]
-    return [*tables, *([Table("", "", _GROWN, notes=hints)] if hints else [])]
+    return [*tables, Table("", told.missing, _GROWN, notes=[f"hint: {hint}" for hint in told.hints])]
 
 
 def _grown(phase: str, rows: Sequence[Grown]) -> Table:

@@ -113,6 +113,7 @@ def _reasons(result: Result, width: int) -> list[RenderableType]:
     for table in explained(result):
         parts += [_indented(Text(table.title, overflow="fold"))] if table.title else []
         parts += [_indented(_indented(_grid(table, width, header=False)))] if table.rows else []
+        parts += [_indented(Text(table.subtitle, style="dim", overflow="fold"))] if table.subtitle else []
         parts += [_indented(Text(note, overflow="fold")) for note in table.notes]
     return parts
 

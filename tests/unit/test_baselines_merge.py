@@ -34,6 +34,9 @@ def _timed(draw: st.DrawFn) -> Entry:
     sessions = [_process(sitting, number) for sitting in sorted(sittings) for number in range(sittings[sitting])]
     learned = draw(st.sets(st.sampled_from(["ttft_ms", "tpot_ms"])))
     known = {name: Learned(deviation=0.01, df=2.0) for name in learned}
+    if draw(st.booleans()):  # operators' times of the latest session, which is a middle one for other shards
+        taken = {"aten::mm": {"decode": [sessions[-1].metrics["tpot_ms"].median]}}
+        sessions[-1] = sessions[-1].model_copy(update={"times": taken})
     return Entry(workload=WORKLOAD, learned=known, sessions=sessions[-MOST_SESSIONS:])
 
 
@@ -112,6 +115,18 @@ def test_a_sitting_of_which_a_full_baseline_dropped_processes_contradicts_nobody
     shard = Entry(workload=WORKLOAD, sessions=first[:2])
     joined = merge({"full": Contents({CPU: {KEY: full}}), "shard": Contents({CPU: {KEY: shard}})})
     assert joined.entries[CPU][KEY].sessions == [first[2], *later]
+
+
+def test_only_the_latest_session_keeps_the_times_of_operators():
+    times = {"aten::mm": {"decode": [0.5]}}
+    first, second = (session(f"2026-01-0{day}", times=times) for day in (1, 2))
+    one, other, both = (
+        Contents({CPU: {KEY: Entry(workload=WORKLOAD, sessions=sessions)}})
+        for sessions in ([first], [session("2026-01-01"), second], [second])
+    )
+    for shards in ([one, other], [other, one], [one, both]):
+        merged = merge({str(number): shard for number, shard in enumerate(shards)})
+        assert [each.times for each in merged.entries[CPU][KEY].sessions] == [{}, times]
 
 
 def test_processes_of_one_sitting_that_two_shards_tell_otherwise_contradict_each_other():
