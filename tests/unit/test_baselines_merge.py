@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_llmperf.baselines.compare import is_exact
+from pytest_llmperf.baselines.entries import timeless
 from pytest_llmperf.baselines.merge import merge
 from pytest_llmperf.baselines.schema import MOST_SESSIONS, Entry, Learned, NoiseFile, Session
 from pytest_llmperf.baselines.store import Contents
@@ -89,12 +90,13 @@ def test_no_session_is_lost_but_the_oldest_and_none_is_invented(one, two):
     for folder, entries in merge({"one": one, "two": two}).entries.items():
         for key, entry in entries.items():
             told = [each.entries[folder][key].sessions for each in (one, two) if key in each.entries.get(folder, {})]
-            said = [held for sessions in told for held in sessions]
-            assert all(held in said for held in entry.sessions)
+            said = [timeless(held) for sessions in told for held in sessions]
+            kept = [timeless(held) for held in entry.sessions]
+            assert all(held in said for held in kept)
             if folder == CPU:
                 assert entry.sessions == sorted(entry.sessions, key=lambda held: held.recorded)
             if folder == CPU and len(entry.sessions) < MOST_SESSIONS:
-                assert all(held in entry.sessions for held in said)
+                assert all(held in kept for held in said)
 
 
 @settings(deadline=None)  # the first to need scipy imports it
