@@ -23,6 +23,7 @@ from pytest_llmperf.model import (
     Sample,
 )
 from pytest_llmperf.options import choose
+from pytest_llmperf.profiling.kept import kept
 from pytest_llmperf.settings import Settings
 from pytest_llmperf.verdict.comparison import Noise, alpha
 from pytest_llmperf.verdict.statistics import interval
@@ -43,6 +44,7 @@ class Gate:
         force: record also what is BROKEN or was disturbed.
         processes: of which a recorded session is made.
         confirm: what the stored rule alone calls REGRESSED is settled by a duet where it can be.
+        explain: what is REGRESSED is told with the operators that grew.
     """
 
     store: Store
@@ -56,6 +58,7 @@ class Gate:
     force: bool = False
     processes: int = 1
     confirm: bool = False
+    explain: bool = True
     _noise: dict[Any, Mapping[str, Noise]] = field(default_factory=dict)
 
     def check(self, key: str, device: str) -> None:
@@ -86,6 +89,7 @@ class Gate:
         """What is kept of one process's measurement, of the metrics that are wanted."""
         environment = measurement.environment
         commit, dirty = self.commit
+        profile = kept(measurement.counts)
         return Session(
             recorded=self.recorded,
             commit=commit,
@@ -99,6 +103,9 @@ class Gate:
                 for metric in metrics.CATALOGUE.values()
                 if wanted(metric) and isinstance(sample := measurement.samples[metric.name], Sample)
             },
+            calls=profile.calls,
+            times=profile.times,
+            decode_flops=list(profile.decode_flops),
         )
 
 

@@ -9,10 +9,13 @@ from typing import Any
 from pytest_llmperf import metrics
 from pytest_llmperf.baselines.compare import Baseline, changed_around, compare, since
 from pytest_llmperf.baselines.entries import stored_workload
-from pytest_llmperf.duet.compare import compare_pairs
+from pytest_llmperf.baselines.exact import counted_with
+from pytest_llmperf.baselines.schema import Session
+from pytest_llmperf.duet.compare import PairTaken, compare_pairs
 from pytest_llmperf.gate import Evidence, Gate, recording
 from pytest_llmperf.metrics import Kind, Metric
-from pytest_llmperf.model import Comparison, Result, Row, Unknown, Verdict
+from pytest_llmperf.model import Comparison, Explanation, Result, Row, Unknown, Verdict
+from pytest_llmperf.profiling.explain import Change, Seen, explain
 from pytest_llmperf.profiling.roofline import roofline
 from pytest_llmperf.units import short_number
 from pytest_llmperf.verdict.rule import judge_limit, reading
@@ -72,8 +75,23 @@ class _Comparing:
             new_fails=bool(new) and "new" in self.gate.strict and not self.gate.recording,
             unconfirmed=self.evidence.unconfirmed,
             undecided=self.evidence.undecided,
+            explanation=self._explanation(judged),
             **self._told(judged),
         )
+
+    def _explanation(self, rows: Sequence[Row]) -> Explanation | None:
+        """Why it is REGRESSED; None where nothing is, or nobody is to be told."""
+        regressed = {row.metric for row in rows if row.comparison and row.comparison.verdict is Verdict.REGRESSED}
+        if not regressed or not self.gate.explain or self.gate.recording:
+            return None
+        base, head = self._sides()
+        trace = self.evidence.measurement.traces[0]
+        positions = trace.prompt_tokens + 1, trace.prompt_tokens + trace.output_tokens - 1
+        return explain(Change(_seen(base), _seen(head), regressed, positions))
+
+    def _sides(self) -> tuple[Sequence[Session], Sequence[Session]]:
+        """What is known of base and of head, the latest last."""
+        raise NotImplementedError
 
     def _compared(self, metric: Metric, missing: Unknown | None) -> Comparison | None:
         """One metric's comparison; None where neither side has it."""
@@ -150,6 +168,13 @@ class _AgainstStored(_Comparing):
             return found.with_note(f"{shown} when measured again")
         return self._confirmed(metric, found) if found.verdict is Verdict.REGRESSED else found
 
+    def _sides(self) -> tuple[Sequence[Session], Sequence[Session]]:
+        """Those that a duet confirmed it with, else what is stored, counted with these versions if anything is."""
+        if self.evidence.pairs:
+            return _both(self.evidence.pairs)
+        exact = sorted(self.baseline.exact, key=lambda each: counted_with(each) == counted_with(self.head[0]))
+        return [*self.baseline.sessions, *exact], self.head
+
     def _confirmed(self, metric: Metric, found: Comparison) -> Comparison:
         """What a duet with the code that was recorded makes of a timed metric that the stored rule calls REGRESSED."""
         base = self.evidence.confirming
@@ -209,6 +234,24 @@ class _AgainstBase(_Comparing):
             "pairs": tuple(pair.to_plain() for pair in pairs),
             "since": tuple(line for line in differing if not line.startswith("commit ")),
         }
+
+    def _sides(self) -> tuple[Sequence[Session], Sequence[Session]]:
+        return _both(self.evidence.pairs)
+
+
+def _both(pairs: Sequence[PairTaken]) -> tuple[Sequence[Session], Sequence[Session]]:
+    return [pair.base for pair in pairs], [pair.head for pair in pairs]
+
+
+def _seen(sessions: Sequence[Session]) -> Seen:
+    """The latest that any of them says, and all their times."""
+    calls = [session for session in sessions if session.calls]
+    return Seen(
+        calls=calls[-1].calls if calls else {},
+        times=[session.times for session in sessions if session.times],
+        decode_flops=next((each.decode_flops for each in reversed(sessions) if each.decode_flops), []),
+        metrics={name: reading.median for session in sessions for name, reading in session.metrics.items()},
+    )
 
 
 def _fails(comparison: Comparison | None) -> bool:

@@ -650,6 +650,45 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Grown:
+    """An operator of which there is more than before, per step.
+
+    Args:
+        calls: before and now; None of time that no operator took.
+        milliseconds: on host and device, before and now; None where base's were taken on other hardware.
+    """
+
+    operator: str
+    calls: tuple[float, float] | None = None
+    milliseconds: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why a measurement is REGRESSED, by what torch did.
+
+    Args:
+        grown: by phase, in order of their growth.
+        hints: known causes that look like this.
+        missing: why there are no operators to compare.
+    """
+
+    grown: Mapping[str, tuple[Grown, ...]] = field(default_factory=dict)
+    hints: tuple[str, ...] = ()
+    missing: str = ""
+
+    @classmethod
+    def from_plain(cls, record: Mapping[str, Any]) -> Explanation:
+        grown = {phase: tuple(map(_grown_from_plain, rows)) for phase, rows in record["grown"].items()}
+        return cls(grown, tuple(record["hints"]), record["missing"])
+
+
+def _grown_from_plain(record: Mapping[str, Any]) -> Grown:
+    pairs = {name: tuple(record[name]) for name in ("calls", "milliseconds") if record[name] is not None}
+    return Grown(record["operator"], **pairs)
+
+
+@dataclass(frozen=True)
 class Result:
     """One call of `measure()`, as reports show it: plain data that travels between processes."""
 
@@ -680,6 +719,8 @@ class Result:
     """Why no more pairs were measured."""
     impossible: str = ""
     """Which times are below what the device can do: an error of ours."""
+    explanation: Explanation | None = None
+    """Of what is REGRESSED."""
     expected_to_fail: bool = False
     """The test is marked xfail."""
     variant: str = ""
@@ -712,7 +753,15 @@ class Result:
         rows = tuple(map(_row_from_plain, record["rows"]))
         lists = {name: tuple(record[name]) for name in ("since", "pairs")}
         profile = record["profile"] and Profile.from_plain(record["profile"])
-        known = {**record, **lists, "rows": rows, "workload": Workload(**record["workload"]), "profile": profile}
+        told = record["explanation"]
+        known = {
+            **record,
+            **lists,
+            "rows": rows,
+            "workload": Workload(**record["workload"]),
+            "profile": profile,
+            "explanation": told and Explanation.from_plain(told),
+        }
         return cls(**known)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from pytest_llmperf.baselines.compare import learned
 from pytest_llmperf.baselines.exact import counted_with, exact_folder, is_exact, said
-from pytest_llmperf.baselines.schema import MOST_SESSIONS, Entry, Recording
+from pytest_llmperf.baselines.schema import MOST_SESSIONS, Entry, Recording, Session
 from pytest_llmperf.model import Workload, plain
 
 
@@ -31,14 +31,26 @@ def parts_of(recording: Recording) -> dict[str, Entry]:
     """A recording by the folder that its parts belong in: what is counted lies apart from the rest."""
     parts = {}
     for counted, folder in ((False, recording.hardware), (True, exact_folder(recording.device_type))):
+        left: dict[str, Any] = {"times": {}} if counted else {"calls": {}, "decode_flops": []}
         sessions = [
-            session.model_copy(update={"metrics": metrics})
+            session.model_copy(update={"metrics": metrics, **left})
             for session in recording.sessions
             if (metrics := {name: r for name, r in session.metrics.items() if is_exact(name) is counted})
         ]
         if sessions:
-            parts[folder] = Entry(workload=recording.workload, sessions=sessions[-MOST_SESSIONS:])
+            parts[folder] = Entry(workload=recording.workload, sessions=times_once(sessions)[-MOST_SESSIONS:])
     return parts
+
+
+def times_once(sessions: Sequence[Session]) -> list[Session]:
+    """The same, with operators' times only of the last that has them: they explain, and decide nothing."""
+    latest = next((session for session in reversed(sessions) if session.times), None)
+    return [session if session is latest or not session.times else timeless(session) for session in sessions]
+
+
+def timeless(session: Session) -> Session:
+    """The same without operators' times."""
+    return session.model_copy(update={"times": {}})
 
 
 def merged(old: Entry | None, new: Entry, *, append: bool, exact: bool) -> Entry:
@@ -53,7 +65,7 @@ def merged(old: Entry | None, new: Entry, *, append: bool, exact: bool) -> Entry
     if old is None:
         return new
     if append:
-        return old.model_copy(update={"sessions": [*old.sessions, *new.sessions][-MOST_SESSIONS:]})
+        return old.model_copy(update={"sessions": times_once([*old.sessions, *new.sessions])[-MOST_SESSIONS:]})
     return new.model_copy(update={"learned": learned(old)})
 
 

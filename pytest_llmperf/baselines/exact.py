@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING
 from pytest_llmperf.metrics import CATALOGUE, Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from pytest_llmperf.baselines.schema import Reading, Session
+    from pytest_llmperf.baselines.schema import Session
 
 GATING_VERSIONS = ("torch", "transformers")
 """Counted metrics hold for these versions."""
@@ -42,6 +40,6 @@ def counted_with(session: Session) -> tuple[str, ...]:
     return tuple(session.versions.get(name, "").partition("+")[0] for name in GATING_VERSIONS)
 
 
-def said(session: Session) -> tuple[Mapping[str, Reading], tuple[str, ...]]:
-    """What a session says of the counted metrics, and for which versions."""
-    return session.metrics, counted_with(session)
+def said(session: Session) -> tuple[object, ...]:
+    """What a session says of the counted metrics and of operators' calls, and for which versions."""
+    return session.metrics, session.calls, session.decode_flops, counted_with(session)

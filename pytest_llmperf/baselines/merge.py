@@ -11,6 +11,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
+from pytest_llmperf.baselines.entries import times_once
 from pytest_llmperf.baselines.exact import GATING_VERSIONS, counted_with, is_exact_folder, said
 from pytest_llmperf.baselines.schema import MOST_SESSIONS, Calibration, Entry, NoiseFile, Session
 from pytest_llmperf.baselines.store import Contents
@@ -63,12 +64,12 @@ def _joined(having: Mapping[str, Entry], *, exact: bool) -> Entry:
     most: Counter[str] = Counter()
     by_text: dict[str, Session] = {}
     for entry in having.values():
-        by_text.update((_text(session), session) for session in entry.sessions)
+        by_text.update((_text(each), each) for each in entry.sessions if each.times or _text(each) not in by_text)
         most |= Counter(map(_text, entry.sessions))
     sessions = [by_text[text] for text in most.elements()]
     sessions.sort(key=lambda session: (session.recorded, session.commit, _text(session)))
     learned = {name: spread for entry in having.values() for name, spread in sorted(entry.learned.items())}
-    kept = _once_said(sessions) if exact else sessions
+    kept = _once_said(sessions) if exact else times_once(sessions)
     return Entry(workload=first.workload, learned=learned, sessions=kept[-MOST_SESSIONS:])
 
 
@@ -174,4 +175,5 @@ def _calibration(each: Calibration) -> tuple[str, str]:
 
 
 def _text(session: Session) -> str:
-    return json.dumps(session.model_dump(), sort_keys=True)
+    """All that two of them must agree in to be the same one; whether it is the latest depends on the shard."""
+    return json.dumps(session.model_dump(exclude={"times"}), sort_keys=True)

@@ -46,6 +46,8 @@ Plain = Annotated[str | int | float | bool | None, BeforeValidator(_plain)]
 Logarithm = Annotated[float, Field(ge=-1e3, le=1e3)]
 """ln of what a clock can show, or of a ratio of it."""
 
+Phase = Annotated[str, Field(pattern="^(prefill|decode)$")]
+
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -75,6 +77,12 @@ class Session(_Part):
     versions: dict[str, str] = {}
     machine: dict[str, str] = {}
     metrics: dict[str, Reading]
+    calls: dict[str, dict[Phase, int | float]] = {}
+    """Of operators, by phase, per step: what no hardware changes."""
+    times: dict[str, dict[Phase, list[float]]] = {}
+    """Of operators, by phase, in ms per step: on the host, and on the device. Only the latest session has them."""
+    decode_flops: list[int] = Field(default=[], max_length=2)
+    """Of the first step of decode and of the last."""
 
 
 class Learned(_Part):

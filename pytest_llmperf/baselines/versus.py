@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pytest_llmperf.baselines.compare import Rules, compare, since
+from pytest_llmperf.baselines.entries import timeless
 from pytest_llmperf.baselines.exact import counted_with, device_type, exact_folder, is_exact, is_exact_folder
 from pytest_llmperf.baselines.noise import noise_of
 from pytest_llmperf.baselines.schema import NoiseFile, Session
@@ -147,7 +148,8 @@ def _compared(key: str, hardware: str, base: Stored, head: Stored, rules: Rules,
 def _fresh(head: Sequence[Session], base: Sequence[Session]) -> list[Session]:
     """Newest first, without those that base holds too, unless nothing were left."""
     newest = sorted(head, key=lambda session: session.recorded, reverse=True)
-    return [session for session in newest if session not in base] or newest
+    known = [timeless(session) for session in base]
+    return [session for session in newest if timeless(session) not in known] or newest
 
 
 def _of_latest_versions(exact: Sequence[Session]) -> list[Session]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from pytest_llmperf.metrics import CATALOGUE
-from pytest_llmperf.model import Comparison, Result, Row, Verdict, Workload, subject
+from pytest_llmperf.model import Comparison, Grown, Result, Row, Verdict, Workload, subject
 from pytest_llmperf.units import percent, plus_minus, short_number
 from pytest_llmperf.verdict.rule import worse
 
@@ -82,6 +82,7 @@ COMPARED = (
     Column("verdict", whole=True),
     Column("", wide_only=True),
 )
+_GROWN = (Column("operator"), Column("time", right=True, whole=True), Column("calls", right=True, whole=True))
 
 
 def overview(results: Sequence[Result]) -> list[Table]:
@@ -115,6 +116,28 @@ def details(result: Result, *, judged_only: bool = False, samples: bool = False)
         table.notes.append(duet(result))
     if result.unconfirmed:
         table.notes.append(f"not measured again: {result.unconfirmed}")
+    return table
+
+
+def explained(result: Result) -> list[Table]:
+    """Why it is REGRESSED: a table per phase of the operators that grew, then one that has only notes, the hints."""
+    told = result.explanation
+    if told is None:
+        return []
+    tables = [_grown(phase, rows) for phase, rows in told.grown.items()]
+    return [*tables, Table("", told.missing, _GROWN, notes=[f"hint: {hint}" for hint in told.hints])]
+
+
+def _grown(phase: str, rows: Sequence[Grown]) -> Table:
+    timed = any(row.milliseconds for row in rows)
+    title = "where the time went" if timed else "what there is more of"
+    unit = f"{'ms' if timed else 'calls'}{' per token' * (phase == 'decode')}"
+    most = max((value for row in rows for value in row.milliseconds or ()), default=0.0)
+    table = Table(f"{title}, {phase}, {unit}", "", _GROWN)
+    for row in rows:
+        spent = " → ".join(f"{value:.{2 if most >= 1 else 3}f}" for value in row.milliseconds or ())
+        calls = f"{' → '.join(map(short_number, row.calls))}{' calls' * timed}" if row.calls else ""
+        table.rows.append((Cell(row.operator), Cell(spent), Cell(calls)))
     return table
 
 

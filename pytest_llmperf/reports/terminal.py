@@ -15,7 +15,7 @@ from rich.text import Text
 from pytest_llmperf.model import Profile, Result, Verdict
 from pytest_llmperf.reports.profile import profile_tables
 from pytest_llmperf.reports.recorded import Recorded, changed, remarks
-from pytest_llmperf.reports.table import Cell, Table, advice, counts, details, failure, hints, overview
+from pytest_llmperf.reports.table import Cell, Table, advice, counts, details, explained, failure, hints, overview
 from pytest_llmperf.reports.variants import side_by_side
 
 WIDE = 100
@@ -34,9 +34,9 @@ _STYLES = {
 
 def failure_text(result: Result) -> str:
     """What failed in one line, then what was judged of that measurement, as plain text."""
-    table = _text(_rendered(details(result, judged_only=True), _PLAIN_WIDTH))
-    profile = _profile_text(result)
-    return "\n".join([failure(result), table, *(f"  {line}" for line in advice(result)), *profile])
+    told = [_rendered(details(result, judged_only=True), _PLAIN_WIDTH), *_reasons(result, _PLAIN_WIDTH)]
+    table = _text(Group(*told))
+    return "\n".join([failure(result), table, *(f"  {line}" for line in advice(result)), *_profile_text(result)])
 
 
 def full_text(result: Result) -> str:
@@ -68,7 +68,7 @@ def summary(
         parts += _overview(overview(results), width)
     if verbosity > 0:
         for result in results:
-            parts += [_rendered(details(result, samples=verbosity > 1), width), Text("")]
+            parts += [_rendered(details(result, samples=verbosity > 1), width), *_reasons(result, width), Text("")]
             parts += [_profile(result.profile, width), Text("")] if result.profile else []
     else:
         for result in results:
@@ -127,15 +127,26 @@ def _rendered(table: Table, width: int) -> RenderableType:
     return Group(*parts)
 
 
+def _reasons(result: Result, width: int) -> list[RenderableType]:
+    """Operators that grew below their phase, and hints."""
+    parts: list[RenderableType] = []
+    for table in explained(result):
+        parts += [_indented(Text(table.title, overflow="fold"))] if table.title else []
+        parts += [_indented(_indented(_grid(table, width, header=False)))] if table.rows else []
+        parts += [_indented(Text(table.subtitle, style="dim", overflow="fold"))] if table.subtitle else []
+        parts += [_indented(Text(note, overflow="fold")) for note in table.notes]
+    return parts
+
+
 def _indented(content: RenderableType, columns: int = 2) -> Padding:
     return Padding(content, (0, 0, 0, columns))
 
 
-def _grid(table: Table, width: int) -> RichTable:
+def _grid(table: Table, width: int, *, header: bool = True) -> RichTable:
     """The table's columns and rows, without the columns that there is no room for or nothing in."""
     there = [index for index, column in enumerate(table.columns) if width >= WIDE or not column.wide_only]
     kept = [index for index in there if not table.rows or any(row[index].text for row in table.rows)]
-    rendered = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="dim")
+    rendered = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, show_header=header, header_style="dim")
     for index in kept:
         column = table.columns[index]
         justify: Literal["left", "right"] = "right" if column.right else "left"

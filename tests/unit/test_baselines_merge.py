@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_llmperf.baselines.compare import is_exact
+from pytest_llmperf.baselines.entries import timeless
 from pytest_llmperf.baselines.merge import merge
 from pytest_llmperf.baselines.schema import MOST_SESSIONS, Entry, Learned, NoiseFile, Session
 from pytest_llmperf.baselines.store import Contents
@@ -34,6 +35,9 @@ def _timed(draw: st.DrawFn) -> Entry:
     sessions = [_process(sitting, number) for sitting in sorted(sittings) for number in range(sittings[sitting])]
     learned = draw(st.sets(st.sampled_from(["ttft_ms", "tpot_ms"])))
     known = {name: Learned(deviation=0.01, df=2.0) for name in learned}
+    if draw(st.booleans()):  # operators' times of the latest session, which is a middle one for other shards
+        taken = {"aten::mm": {"decode": [sessions[-1].metrics["tpot_ms"].median]}}
+        sessions[-1] = sessions[-1].model_copy(update={"times": taken})
     return Entry(workload=WORKLOAD, learned=known, sessions=sessions[-MOST_SESSIONS:])
 
 
@@ -86,12 +90,13 @@ def test_no_session_is_lost_but_the_oldest_and_none_is_invented(one, two):
     for folder, entries in merge({"one": one, "two": two}).entries.items():
         for key, entry in entries.items():
             told = [each.entries[folder][key].sessions for each in (one, two) if key in each.entries.get(folder, {})]
-            said = [held for sessions in told for held in sessions]
-            assert all(held in said for held in entry.sessions)
+            said = [timeless(held) for sessions in told for held in sessions]
+            kept = [timeless(held) for held in entry.sessions]
+            assert all(held in said for held in kept)
             if folder == CPU:
                 assert entry.sessions == sorted(entry.sessions, key=lambda held: held.recorded)
             if folder == CPU and len(entry.sessions) < MOST_SESSIONS:
-                assert all(held in entry.sessions for held in said)
+                assert all(held in kept for held in said)
 
 
 @settings(deadline=None)  # the first to need scipy imports it
@@ -112,6 +117,18 @@ def test_a_sitting_of_which_a_full_baseline_dropped_processes_contradicts_nobody
     shard = Entry(workload=WORKLOAD, sessions=first[:2])
     joined = merge({"full": Contents({CPU: {KEY: full}}), "shard": Contents({CPU: {KEY: shard}})})
     assert joined.entries[CPU][KEY].sessions == [first[2], *later]
+
+
+def test_only_the_latest_session_keeps_the_times_of_operators():
+    times = {"aten::mm": {"decode": [0.5]}}
+    first, second = (session(f"2026-01-0{day}", times=times) for day in (1, 2))
+    one, other, both = (
+        Contents({CPU: {KEY: Entry(workload=WORKLOAD, sessions=sessions)}})
+        for sessions in ([first], [session("2026-01-01"), second], [second])
+    )
+    for shards in ([one, other], [other, one], [one, both]):
+        merged = merge({str(number): shard for number, shard in enumerate(shards)})
+        assert [each.times for each in merged.entries[CPU][KEY].sessions] == [{}, times]
 
 
 def test_processes_of_one_sitting_that_two_shards_tell_otherwise_contradict_each_other():

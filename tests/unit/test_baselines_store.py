@@ -250,6 +250,36 @@ def test_appending_keeps_the_latest_twenty_sessions(folder):
     assert len(found(folder).exact) == 1
 
 
+def with_operators(number=0, **given):
+    kept = {"calls": {"aten::mm": {"decode": 4}}, "times": {"aten::mm": {"decode": [number / 10]}}}
+    return session(**given).model_copy(update={**kept, "decode_flops": [7, 9]})
+
+
+def test_calls_of_operators_lie_with_counts_and_their_times_with_the_hardware(folder):
+    record(folder, recording(KEY, with_operators(5)))
+    found = Store(folder).find(KEY, CPU, "cpu", WORKLOAD)
+    kept = [[(each.calls, each.times, each.decode_flops) for each in part] for part in (found.sessions, found.exact)]
+    assert kept == [[({}, {"aten::mm": {"decode": [0.5]}}, [])], [({"aten::mm": {"decode": 4}}, {}, [7, 9])]]
+    assert '      "aten::mm": {"decode": 4}\n' in (folder / EXACT).read_text()  # a line of its own
+
+
+def test_only_the_latest_session_keeps_the_times_of_operators(folder):
+    def times():
+        return [each.times for each in Store(folder).find(KEY, CPU, "cpu", WORKLOAD).sessions]
+
+    record(folder, recording(KEY, with_operators(1), with_operators(2)))
+    assert times() == [{}, {"aten::mm": {"decode": [0.2]}}]
+    record(folder, recording(KEY, with_operators(3)), append=True)
+    assert times() == [{}, {}, {"aten::mm": {"decode": [0.3]}}]
+
+
+def test_an_update_keeps_operators_that_an_older_version_did_not(folder):
+    record(folder, recording(KEY, session()))
+    record(folder, recording(KEY, with_operators()))
+    exact = Store(folder).find(KEY, CPU, "cpu", WORKLOAD).exact
+    assert [each.calls for each in exact] == [{"aten::mm": {"decode": 4}}]
+
+
 def test_appending_to_another_workload_begins_anew_and_is_called_new(folder):
     record(folder)
     (change,) = record(folder, recording(KEY, session(9.0), workload={"prompt_tokens": 1}), append=True)

@@ -19,6 +19,8 @@ from pytest_llmperf.model import (
     Comparison,
     Conditions,
     Environment,
+    Explanation,
+    Grown,
     Limit,
     Measurement,
     Memory,
@@ -413,6 +415,16 @@ _phases = st.one_of(
     ),
 )
 _profiles = st.builds(Profile.of, st.text(max_size=9), st.builds(Workload, sizes, sizes), _phases, _phases)
+_pairs = st.none() | st.tuples(st.floats(0, 9), st.floats(0, 9))
+_explanations = st.builds(
+    Explanation,
+    st.dictionaries(
+        st.sampled_from(["prefill", "decode"]),
+        st.lists(st.builds(Grown, st.text(max_size=4), _pairs, _pairs), max_size=2).map(tuple),
+    ),
+    st.lists(st.text(max_size=9), max_size=2).map(tuple),
+    st.text(max_size=9),
+)
 _results = st.builds(
     Result,
     key=st.text(max_size=9),
@@ -427,6 +439,7 @@ _results = st.builds(
     since=st.lists(st.text(max_size=9), max_size=2).map(tuple),
     recording=st.none() | st.dictionaries(st.text(max_size=4), st.text(max_size=4), max_size=2),
     unfit=st.text(max_size=9),
+    explanation=st.none() | _explanations,
     expected_to_fail=st.booleans(),
     profile=st.none() | _profiles,
 )

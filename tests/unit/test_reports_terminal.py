@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from pytest_llmperf.model import Result, Row, Verdict, Workload
+from pytest_llmperf.model import Comparison, Explanation, Grown, Result, Row, Verdict, Workload
 from pytest_llmperf.reports.table import Cell, Column, Table
 from pytest_llmperf.reports.terminal import failure_text, full_text, summary, table_text
 
@@ -224,3 +224,51 @@ def test_lines_have_no_blanks_at_their_end() -> None:
     for verbosity in (0, 1, 2):
         text = summary(RESULTS, 120, False, verbosity)
         assert text.splitlines() == [line.rstrip() for line in text.splitlines()]
+
+
+# Why something is REGRESSED
+
+REGRESSED = Comparison(Verdict.REGRESSED, 8.12, 0.1, 0.01)
+SLOWER = Row("tpot_ms", "median", "ms", 8.93, verdict=Verdict.REGRESSED, comparison=REGRESSED)
+GROWN = {
+    "prefill": (Grown("aten::_to_copy", (1, 2)),),
+    "decode": (Grown("aten::copy_", (24, 48), (0.1, 0.71)), Grown("outside operators", None, (1.0, 1.5))),
+}
+
+
+def _explained(explanation: Explanation) -> Result:
+    key, workload = "t.py::test_turn", Workload(512, 128)
+    return Result(key, "gpt2", workload, "cuda NVIDIA H200", 12, (SLOWER,), explanation=explanation)
+
+
+def test_what_grew_stands_below_the_failing_table_phase_by_phase_then_hints() -> None:
+    text = failure_text(_explained(Explanation(GROWN, ("more copies",))))
+    assert text.splitlines()[-7:] == [
+        "  what there is more of, prefill, calls",
+        "    aten::_to_copy   1 → 2",
+        "  where the time went, decode, ms per token",
+        "    aten::copy_         0.10 → 0.71   24 → 48 calls",
+        "    outside operators   1.00 → 1.50",
+        "  hint: more copies",
+        "  to accept this: pytest t.py::test_turn --llmperf-update",
+    ]
+
+
+def test_short_times_are_shown_with_more_digits() -> None:
+    grown = {"decode": (Grown("aten::copy_", (24, 48), (0.0104, 0.0213)),)}
+    assert "0.010 → 0.021   24 → 48 calls" in failure_text(_explained(Explanation(grown)))
+
+
+def test_what_misses_operators_says_so_dimly() -> None:
+    result = _explained(Explanation(missing="the baseline keeps none"))
+    assert "\n  the baseline keeps none\n" in failure_text(result)
+    assert "\x1b[2mthe baseline keeps none" in summary([result], 80, colour=True, verbosity=1)
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_an_explanation_fits_the_width(width: int) -> None:
+    long = "aten::_scaled_dot_product_fused_attention_overrideable_for_some_device_or_other"
+    result = _explained(Explanation({"decode": (Grown(long, (24, 48), (0.1, 0.71)),)}, ("a hint " * 20,)))
+    text = summary([result], width, colour=False, verbosity=1)
+    assert max(map(len, text.splitlines())) <= width
+    assert "0.100 → 0.710   24 → 48 calls" in text

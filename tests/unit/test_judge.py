@@ -1,0 +1,82 @@
+"""What is REGRESSED comes with its explanation, unless nobody is to be told."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_llmperf import metrics
+from pytest_llmperf.baselines.schema import Recording
+from pytest_llmperf.baselines.store import Store
+from pytest_llmperf.gate import Evidence, Gate, recording
+from pytest_llmperf.judge import judge
+from pytest_llmperf.model import (
+    Counts,
+    Environment,
+    Explanation,
+    Grown,
+    Measurement,
+    Memory,
+    Operator,
+    Phase,
+    Result,
+    Round,
+    Trace,
+    Workload,
+)
+from pytest_llmperf.profiling.explain import NOT_KEPT
+from pytest_llmperf.settings import Settings
+
+KEY = "test_chat.py::test_turn"
+ENVIRONMENT = Environment(device="cpu", hardware="cpu-amd-epyc-2c", versions={"torch": "2.13.0"})
+
+
+def measured(syncs: int, waits: bool = True, **environment: str) -> Measurement:
+    read = Operator("aten::_local_scalar_dense", syncs, 0.001 * syncs)
+    phase = Phase(ops=9, syncs=syncs, seconds=0.01, operators=(read,) if waits else ())
+    rounds = (Round((Trace(1.0, (1.1, 1.2, 1.3), 8),)),) * 3
+    where = dataclasses.replace(ENVIRONMENT, **environment)
+    counts = Counts(phase, phase, compiles=0)
+    return metrics.summarize(
+        Measurement("gpt2", Workload(8, 3), rounds, Memory(weights=2**20), counts, environment=where)
+    )
+
+
+def judged(folder: Path, before: Measurement, now: Measurement, **gate: Any) -> Result:
+    recorder = Gate(Store(folder))
+    session = recorder.session(before, Settings(), recorder.rules(Settings(), before.environment, "gpt2").gates)
+    Store(folder).record([Recording(**recording(KEY, before, [session]))], append=False)
+    evidence = Evidence(KEY, now, Settings(), unconfirmed="there is one process")
+    return judge(evidence, Gate(Store(folder), **gate))
+
+
+def test_what_is_regressed_is_explained(tmp_path: Path) -> None:
+    told = judged(tmp_path, measured(1), measured(2)).explanation
+    assert told is not None
+    assert told.grown["decode"] == (Grown("aten::_local_scalar_dense", (1, 2), (1.0, 2.0)),)
+    assert [hint[:27] for hint in told.hints] == ["1 more wait of the host per"]
+
+
+@pytest.mark.parametrize("now", [1, 0])
+def test_what_is_not_regressed_is_not(tmp_path: Path, now: int) -> None:
+    assert judged(tmp_path, measured(1), measured(now)).explanation is None
+
+
+@pytest.mark.parametrize("option", ["recording", "explain"])
+def test_nothing_is_explained_to_nobody(tmp_path: Path, option: str) -> None:
+    assert judged(tmp_path, measured(1), measured(2), **{option: option == "recording"}).explanation is None
+
+
+def test_other_hardware_tells_calls_alone(tmp_path: Path) -> None:
+    told = judged(tmp_path, measured(1), measured(2, hardware="cpu-intel-xeon-2c")).explanation
+    assert told is not None
+    assert told.grown["decode"] == (Grown("aten::_local_scalar_dense", (1, 2)),)
+
+
+def test_a_baseline_without_operators_is_told(tmp_path: Path) -> None:
+    told = judged(tmp_path, measured(1, waits=False), measured(2)).explanation
+    assert told is not None
+    assert (told.grown, told.missing) == (Explanation().grown, NOT_KEPT)
