@@ -26,10 +26,9 @@ def decode_bytes(measurement: Measurement) -> float | Unknown:
     if isinstance(growth, Unknown):
         return growth
     workload = measurement.workload
-    later = (
-        workload.output_tokens - 2
-    ) / 2  # tokens that the cache holds after the last step and not yet in a mean one
-    return weights + cache - later * growth * workload.batch_size
+    # The steps are N − 1, and the last finds the cache as it is in the end: the mean one, (N − 2) / 2 tokens less.
+    missing = (workload.output_tokens - 2) / 2
+    return weights + cache - missing * growth * workload.batch_size
 
 
 def prefill_bytes(measurement: Measurement) -> float | Unknown:

@@ -135,9 +135,8 @@ class Probe:
         reached = self._figure("read", str(size), lambda: reads(size, self.place), anew)
         if isinstance(reached, Unknown):
             return reached
-        return max(
-            [reached, *(rate for other, rate in self._kept("read").items() if other.isdecimal() and int(other) >= size)]
-        )
+        kept = self._kept("read").items()
+        return max([reached, *(rate for other, rate in kept if other.isdecimal() and int(other) >= size)])
 
     def flop_rate(self, *, anew: bool = False) -> float | Unknown:
         """FLOPs per second of matrix products in the dtype."""
@@ -159,7 +158,10 @@ class Probe:
             try:
                 reached = best(works(), self.device, SECONDS, self.clock)
             except (RuntimeError, MemoryError) as error:  # of torch: no memory, or no such product
-                return Unknown(f"the device could not be probed: {str(error).splitlines()[0]}", by_chance=True)
+                return Unknown(
+                    f"the device could not be probed: {str(error).partition(chr(10))[0] or type(error).__name__}",
+                    by_chance=True,
+                )
             finally:
                 self.device.release()
             return self.kept.raised(f"{self.where}: {kind}", name, reached)

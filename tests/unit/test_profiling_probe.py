@@ -220,15 +220,23 @@ def test_many_writers_at_once_lose_no_figure_and_leave_no_other_file(tmp_path: P
     assert {path.name for path in tmp_path.iterdir()} <= {"ceilings.json", "ceilings.lock"}
 
 
-def test_a_device_without_room_or_without_such_products_is_unknown_with_what_it_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RuntimeError('"addmm" not implemented\nfor it'), '"addmm" not implemented'),
+        (MemoryError(), "MemoryError"),
+    ],
+    ids=["no such product", "no room"],
+)
+def test_a_device_that_cannot_do_it_is_unknown_with_what_it_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
 ) -> None:
     def fail(*args: object) -> float:
-        raise RuntimeError('"addmm" not implemented\nfor it')
+        raise error
 
     monkeypatch.setattr(probing, "best", fail)
     one = probe(tmp_path)
-    assert one.flop_rate() == Unknown('the device could not be probed: "addmm" not implemented', by_chance=True)
+    assert one.flop_rate() == Unknown(f"the device could not be probed: {said}", by_chance=True)
     assert one.device.calls == ["release"]
 
 
