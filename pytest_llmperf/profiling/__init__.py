@@ -6,4 +6,4 @@ from pytest_llmperf.model import Unknown
 
 ONE_TOKEN = Unknown("a step of decode needs at least 2 output tokens")
 NOT_BY_TOKEN = Unknown("the model's steps are not one per token (is it assisted decoding?)")
-NO_OPERATOR = Unknown("no operator of torch was seen: the model runs in another thread or process, or without torch")
+NO_OPERATOR = Unknown("no operator of torch was seen in this thread")
