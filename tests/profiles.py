@@ -6,6 +6,8 @@ from typing import Any
 
 from pytest_llmperf.measure.mission import Flight, Mission
 from pytest_llmperf.model import Counts, Environment, Measurement, Operator, Phase, Unknown, Work, Workload
+from pytest_llmperf.profiling.room import MemoryPicture, memory_picture
+from tests.fakes import FakeDevice
 
 UNSEEN = Phase(*4 * [Unknown("the target does not show its steps")])
 
@@ -24,6 +26,7 @@ def mission(
     per_token: float | None = 0.005,
     prefill: Phase = UNSEEN,
     decode: Phase = UNSEEN,
+    picture: MemoryPicture | None = None,
     **counts: Any,
 ) -> Mission:
     """Four tokens, the first after `cold` or `warm` seconds."""
@@ -39,7 +42,9 @@ def mission(
     def flight(ttft: float) -> Flight:
         return Flight(0.0005, ttft, 0.015, 4, 4 / (ttft + 0.015), per_token, 300 * 2**20, None)
 
-    return Mission(prompt_tokens, flight(cold), flight(warm), measurement)
+    return Mission(
+        prompt_tokens, flight(cold), flight(warm), measurement, picture or memory_picture(measurement, FakeDevice())
+    )
 
 
 def work(flops: float) -> Work:

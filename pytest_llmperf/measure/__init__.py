@@ -15,7 +15,7 @@ from pytest_llmperf.measure.memory import memory_pass, peak_rss
 from pytest_llmperf.measure.quiet import torch_threads
 from pytest_llmperf.measure.rounds import Effort, Need, take, warm_up
 from pytest_llmperf.model import Counts, Environment, Measurement, Memory, Profile, Round, Unknown, Workload
-from pytest_llmperf.profiling.counters import PROFILED_TOKENS, compilations, count, shorter
+from pytest_llmperf.profiling.counters import PROFILED_TOKENS, compilations, count
 from pytest_llmperf.profiling.roofline import under_ceilings
 from pytest_llmperf.targets import Clock, Request, Target
 
@@ -111,10 +111,14 @@ def measure(
             memory = memory_pass(target, next(upcoming), clock, twice=2 * rounds[-1].wall < effort.max_time)
             memory = dataclasses.replace(memory, peak_rss=rss.value)
             progress("counting")
-            same = target.request(workload, _COUNTED)
-            timely = rounds[-1].wall < effort.max_time
-            file = trace and trace()
-            counts = count(target, same, memory.kv_cache, timely=timely, compiles=compiled, trace=file)
+            counts = count(
+                target,
+                target.request(workload, _COUNTED),
+                memory.kv_cache,
+                timely=rounds[-1].wall < max(effort.max_time, _LONGEST_COUNTED_S),
+                compiles=compiled,
+                trace=trace and trace(),
+            )
     fresh = not isinstance(load, Unknown)
     seen = metrics.summarize(
         Measurement(
@@ -140,7 +144,7 @@ def profile_of(target: Target, workload: Workload, threads: int | None, trace: P
 
     target.begin()
     with torch_threads(threads):
-        request = shorter(target.request(workload, _COUNTED), PROFILED_TOKENS)
+        request = target.request(workload, _COUNTED).shorter(PROFILED_TOKENS)
         target.run(request, time.perf_counter)
         seen = profile(target, request, trace)
     return Profile.of(target.id, workload, seen.prefill, seen.decode)
@@ -150,6 +154,8 @@ _FIRST_PREFILL = 1_000_001
 """Their prompts are others than those of whole requests."""
 
 
+_LONGEST_COUNTED_S = 10.0
+"""A request that takes longer is not served once more only to be counted, unless more time is allowed."""
 _COUNTED = 0
 """The prompt of the counting pass is the same in every run: which experts work may depend on it."""
 

@@ -12,6 +12,7 @@ from pytest_llmperf.collector import collector_quiet
 from pytest_llmperf.measure.memory import peak_rss
 from pytest_llmperf.measure.quiet import torch_threads
 from pytest_llmperf.model import Measurement, Sample, Trace, Unknown, Workload
+from pytest_llmperf.profiling.room import MemoryPicture, memory_picture, positions_of
 from pytest_llmperf.targets import Clock, Target
 from pytest_llmperf.units import MIB
 
@@ -54,6 +55,7 @@ class Mission:
     cold: Flight
     warm: Flight
     measurement: Measurement
+    picture: MemoryPicture
 
 
 def fly(
@@ -82,6 +84,7 @@ def fly(
         _cold(trace, cold_tokenize, rss.value),
         _warm(measurement, statistics.median(filter(None, warm_tokenize)) if cold_tokenize else None),
         measurement,
+        memory_picture(measurement, target.device, positions_of(target)),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -51,7 +50,7 @@ def count(
         counted = _tried(lambda: work(target, request), Counted.unseen) if timely else Counted.unseen(_NO_TIME)
         if counted.prefill.flops == NO_OPERATOR:
             return _unseen(NO_OPERATOR, kv_cache)
-        profiled = _tried(lambda: profile(target, shorter(request, PROFILED_TOKENS), trace), Profiled.unseen)
+        profiled = _tried(lambda: profile(target, request.shorter(PROFILED_TOKENS), trace), Profiled.unseen)
     return Counts(
         prefill=profiled.prefill,
         decode=profiled.decode,
@@ -84,12 +83,6 @@ def _tried(counting: Callable[[], _Seen], unseen: Callable[[Unknown], _Seen]) ->
         return unseen(Unknown(f"counting failed: {type(error).__name__}: {first}"))
 
 
-def shorter(request: Request, tokens: int) -> Request:
-    """The same prompt, answered with at most so many tokens."""
-    fewer = min(tokens, request.workload.output_tokens)
-    return dataclasses.replace(request, workload=dataclasses.replace(request.workload, output_tokens=fewer))
-
-
 def _cache_growth(target: Target, request: Request, kv_cache: int | Unknown) -> float | Unknown:
     """Bytes per token and sequence, by what the cache holds after two tokens: a prefill's leavings may be larger.
 
@@ -105,7 +98,7 @@ def _cache_growth(target: Target, request: Request, kv_cache: int | Unknown) -> 
     fewest = 2 if workload.output_tokens > 2 else 1
     target.begin()  # a static cache is otherwise kept at the largest size that it ever had
     with eager():
-        least = target.kv_cache_bytes(shorter(request, fewest))
+        least = target.kv_cache_bytes(request.shorter(fewest))
     target.begin()
     if isinstance(least, Unknown):
         return least

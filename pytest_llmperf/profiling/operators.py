@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections import defaultdict
-from collections.abc import Iterable
+import statistics
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,10 @@ class Profiled:
 
 
 def profile(target: Target, request: Request, trace: Path | None = None) -> Profiled:
-    """Serve the request once more under `torch.profiler`.
+    """Serve the request once more under `torch.profiler`, and its prefill twice.
 
-    Decode is the mean of its steps but the first, which sets up what the others find ready.
+    Decode is its steps but the first, which sets up what the others find ready. Calls are means of what was seen, and
+    times medians of steps, the shorter ones of both prefills: the processor may have been taken away in any.
 
     Args:
         trace: where a Chrome trace goes, which TensorBoard opens too.
@@ -58,21 +60,25 @@ def profile(target: Target, request: Request, trace: Path | None = None) -> Prof
     target.device.synchronize()
     with profiling(activities=activities) as seen:
         hidden = target.step_through(request, mark)
+        mark()
+        if hidden is None:
+            target.step_through(request.shorter(1), mark)
         target.device.synchronize()
     if trace is not None:
         seen.export_chrome_trace(str(trace))
     events = [event for event in seen.events() or () if not event.is_async]
     marks = sorted(event.time_range.start for event in events if event.name == _MARK)
-    if not hidden and len(marks) != request.workload.output_tokens:
+    tokens = request.workload.output_tokens
+    if not hidden and len(marks) != tokens + 2:
         hidden = NOT_BY_TOKEN
     if not hidden and not any(_OPERATOR.match(event.name) for event in events):
         hidden = NO_OPERATOR
     if hidden:
         return Profiled.unseen(hidden)
     began = min(event.time_range.start for event in events)
-    steady = marks[1:] if len(marks) > 2 else marks  # from where, and to where
-    decode = _phase(events, steady[0], steady[-1], len(steady) - 1, on_device) if len(marks) > 1 else _unseen(ONE_TOKEN)
-    return Profiled(_phase(events, began, marks[0], 1, on_device), decode)
+    steps = list(pairwise(marks[:tokens]))
+    decode = _phase(events, steps[1:] or steps, on_device, statistics.median) if steps else _unseen(ONE_TOKEN)
+    return Profiled(_phase(events, [(began, marks[0]), (marks[-2], marks[-1])], on_device, min), decode)
 
 
 def _profiler_busy() -> Unknown | None:
@@ -91,19 +97,29 @@ def _unseen(why: Unknown) -> Phase:
     return Phase(why, why, why, why)
 
 
-def _phase(events: Iterable[Any], start: float, end: float, steps: int, on_device: bool) -> Phase:
-    """What began on the host between two moments, in microseconds, per step."""
-    within = [event for event in events if _on_host(event) and start <= event.time_range.start < end]
-    own = [event for event in within if event.name != _MARK]
+def _phase(
+    events: Iterable[Any],
+    spans: Sequence[tuple[float, float]],
+    on_device: bool,
+    typical: Callable[[Sequence[float]], float],
+) -> Phase:
+    """What began on the host within each span, in microseconds.
+
+    Args:
+        typical: of times that differ from span to span.
+    """
+    host = [event for event in events if _on_host(event) and event.name != _MARK]
+    by_span = [[event for event in host if start <= event.time_range.start < end] for start, end in spans]
+    own = [event for within in by_span for event in within]
     leaves = sum(1 for event in own if _OPERATOR.match(event.name) and not _calls_operators(event))
     waits = sum(1 for event in own if event.name == _READ or (_WAIT.match(event.name) and not _reads(event)))
     launches = sum(1 for event in own if _LAUNCH.match(event.name))
     return Phase(
-        ops=leaves / steps,
-        syncs=waits / steps,
-        kernels=launches / steps if on_device else _NO_DEVICE,
-        seconds=(end - start) / 1e6 / steps,
-        operators=_rows(own, steps),
+        ops=leaves / len(spans),
+        syncs=waits / len(spans),
+        kernels=launches / len(spans) if on_device else _NO_DEVICE,
+        seconds=typical([end - start for start, end in spans]) / 1e6,
+        operators=_rows(by_span, typical),
     )
 
 
@@ -125,17 +141,16 @@ def _reads(event: Any) -> bool:
     return False
 
 
-def _rows(events: Iterable[Any], steps: int) -> tuple[Operator, ...]:
-    by_name: dict[str, list[Any]] = defaultdict(list)
-    for event in events:
-        by_name[event.name].append(event)
+def _rows(by_span: Sequence[Sequence[Any]], typical: Callable[[Sequence[float]], float]) -> tuple[Operator, ...]:
+    names = dict.fromkeys(event.name for events in by_span for event in events)
+    same = {name: [[event for event in events if event.name == name] for events in by_span] for name in names}
     rows = [
         Operator(
             name,
-            calls=len(same) / steps,
-            host=sum(event.self_cpu_time_total for event in same) / 1e6 / steps,
-            device=sum(event.self_device_time_total for event in same) / 1e6 / steps,
+            calls=sum(map(len, seen)) / len(seen),
+            host=typical([sum(event.self_cpu_time_total for event in events) for events in seen]) / 1e6,
+            device=typical([sum(event.self_device_time_total for event in events) for events in seen]) / 1e6,
         )
-        for name, same in by_name.items()
+        for name, seen in same.items()
     ]
     return tuple(sorted(rows, key=lambda row: -(row.host + row.device)))

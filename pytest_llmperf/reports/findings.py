@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 from pytest_llmperf.measure.mission import Mission
 from pytest_llmperf.model import Phase, Unknown
+from pytest_llmperf.profiling import roofline, room
 from pytest_llmperf.roles import Role
 from pytest_llmperf.units import milliseconds, percent, short_number
 
@@ -23,7 +24,8 @@ LONGER = 1.25
 
 
 def findings(missions: Sequence[Mission]) -> list[str]:
-    return [sentence for find in _FINDINGS if (sentence := find(missions))]
+    of_all = [sentence for find in _FINDINGS if (sentence := find(missions))]
+    return [*of_all, *roofline.findings(_shown(missions).measurement), *room.sentences(missions[-1].picture)]
 
 
 def cold_start(missions: Sequence[Mission]) -> str | None:
@@ -100,7 +102,6 @@ _FINDINGS: Sequence[Callable[[Sequence[Mission]], str | None]] = (
     waits,
     no_cache,
     compiled_anew,
-    # what a roofline tells, such as the share of this machine's bandwidth that decode reaches, goes here
 )
 
 

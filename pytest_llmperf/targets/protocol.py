@@ -5,6 +5,7 @@ To add a kind of target, write a reference and a target of these forms, and let 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -52,6 +53,11 @@ class Request:
 
     workload: Workload
     prompt: Any
+
+    def shorter(self, tokens: int) -> Request:
+        """The same prompt, answered with at most so many tokens."""
+        fewer = min(tokens, self.workload.output_tokens)
+        return dataclasses.replace(self, workload=dataclasses.replace(self.workload, output_tokens=fewer))
 
 
 class Reference(Protocol):

@@ -16,7 +16,7 @@ from pytest_llmperf.errors import MeasurementError, OutOfMemoryTargetError
 from pytest_llmperf.measure import Effort, measure
 from pytest_llmperf.model import Counts, Measurement, Unknown, Workload
 from pytest_llmperf.profiling import counters
-from pytest_llmperf.profiling.counters import compilations, count, shorter
+from pytest_llmperf.profiling.counters import compilations, count
 from pytest_llmperf.targets import LoadOptions, Request, Target, resolve, stream
 from tests.fakes import FakeClock, FakeTarget
 
@@ -165,8 +165,8 @@ def test_where_time_is_short_only_the_first_tokens_are_served() -> None:
 
 def test_a_shorter_request_has_the_same_prompt_and_never_more_tokens() -> None:
     request = Request(Workload(8, 5, batch_size=2), "prompt")
-    assert shorter(request, 3) == Request(Workload(8, 3, batch_size=2), "prompt")
-    assert shorter(request, 10) == request
+    assert request.shorter(3) == Request(Workload(8, 3, batch_size=2), "prompt")
+    assert request.shorter(10) == request
 
 
 def test_a_stream_without_torch_is_not_served_once_more_for_nothing() -> None:

@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 
 from pytest_llmperf.model import Operator, Phase, Unknown
+from pytest_llmperf.profiling import roofline, room
 from pytest_llmperf.reports.findings import (
     cold_start,
     compiled_anew,
@@ -19,6 +20,15 @@ from pytest_llmperf.reports.findings import (
     waits,
 )
 from tests.profiles import UNSEEN, mission, phase, work
+
+
+def test_what_fits_is_told_of_the_longest_prompt_and_how_fast_it_could_be_of_the_middle_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    missions = [mission(32), mission(128), mission(512)]
+    monkeypatch.setattr(room, "sentences", lambda picture: [f"fits beside {picture.workload.prompt_tokens}"])
+    monkeypatch.setattr(roofline, "findings", lambda measured: [f"reads after {measured.workload.prompt_tokens}"])
+    assert findings(missions) == ["reads after 128", "fits beside 512"]
 
 
 def test_an_uneventful_mission_has_no_findings() -> None:
