@@ -198,10 +198,20 @@ def regressed(result: Result) -> list[str]:
     ]
 
 
+_NEIGHBOUR = """
+import os
+
+ours = os.getppid()
+while os.getppid() == ours:
+    sum(range(100_000))
+"""
+"""Ends with the process that started it, however that ends."""
+
+
 @contextmanager
 def neighbours(count: int) -> Iterator[None]:
     """So many processes that keep a core busy each."""
-    busy = [subprocess.Popen([sys.executable, "-c", "while True: sum(range(100_000))"]) for _ in range(count)]
+    busy = [subprocess.Popen([sys.executable, "-c", _NEIGHBOUR]) for _ in range(count)]
     try:
         yield
     finally:

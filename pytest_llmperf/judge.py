@@ -85,8 +85,8 @@ class _Comparing:
         if not regressed or not self.gate.explain or self.gate.recording:
             return None
         base, head = self._sides()
-        trace = self.evidence.measurement.traces[0]
-        positions = trace.prompt_tokens + 1, trace.prompt_tokens + trace.output_tokens - 1
+        workload = self.evidence.measurement.workload
+        positions = workload.prompt_tokens + 1, workload.prompt_tokens + workload.output_tokens - 1
         return explain(Change(_seen(base), _seen(head), regressed, positions))
 
     def _sides(self) -> tuple[Sequence[Session], Sequence[Session]]:
