@@ -267,6 +267,7 @@ def _gate(config: pytest.Config, measuring: int) -> Gate:
         force=option(config, "force"),
         processes=option(config, "sessions"),
         confirm=option(config, "confirm") == "auto",
+        explain=option(config, "profile") != "never",
     )
 
 

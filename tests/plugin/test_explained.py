@@ -71,6 +71,16 @@ def test_nothing_is_explained_where_nothing_is_regressed(
     assert "hint:" not in text(result)
 
 
+def test_profiles_never_shown_are_not_explained_either(
+    stored: Stored, again: Again, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored.record(MODEL)
+    monkeypatch.setenv("PYTEST_ADDOPTS", "--llmperf-profile=never")
+    result = changed(stored, again, monkeypatch, "eager")
+    assert result.ret == FAILED
+    assert "where the time went" not in text(result)
+
+
 def test_a_limit_that_is_broken_is_not_explained(stored: Stored, again: Again, monkeypatch: pytest.MonkeyPatch) -> None:
     stored.record(MODEL)
     stored.write(MODEL.replace("model=TINY", "NEVER, model=TINY"))

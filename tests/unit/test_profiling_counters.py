@@ -151,14 +151,14 @@ class Stepping(FakeTarget):
 def test_all_tokens_are_counted_and_the_first_ten_profiled() -> None:
     target = Stepping(FakeClock())
     seen = counted(target, Workload(8, 30))
-    assert target.asked == [30, counters.PROFILED_TOKENS]
+    assert target.asked == [30, counters.PROFILED_TOKENS, 1], "and prefill once more"
     assert len(seen.flops_by_step) == 29
 
 
 def test_where_time_is_short_only_the_first_tokens_are_served() -> None:
     target = Stepping(FakeClock())
     seen = counted(target, Workload(8, 30), timely=False)
-    assert target.asked == [counters.PROFILED_TOKENS]
+    assert target.asked == [counters.PROFILED_TOKENS, 1]
     assert seen.decode_work.flops.by_chance, "another time there may be time"
     assert seen.decode.ops > 0
 
