@@ -379,7 +379,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.follow:
         return measured(options.follow, follow(own_channel()))
-    kept, console = Kept(options.json), Console()
+    kept, console = Kept(options.json), Console(width=None if sys.stdout.isatty() else 160)
     software = [f"{name} {version}" for name, version in (("python", platform.python_version()), *versions().items())]
     kept.content["machine"] = ", ".join([cpu_model(), f"{os.cpu_count()} cores", *software])
     with tempfile.TemporaryDirectory(prefix="duet-") as name:

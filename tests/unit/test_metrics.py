@@ -411,7 +411,7 @@ def test_arithmetic_used_is_of_the_time_to_first_token_where_prefill_is_not_seen
             {"mbu", "kv_cache_mib", "activations_mib"},
         ),
     ],
-    ids=lambda value: " ".join(value),
+    ids=lambda value: " ".join(sorted(value)),
 )
 def test_a_share_of_which_a_part_is_unknown_is_unknown_for_that_reason(changed: dict, lost: set[str]) -> None:
     m = summarize(dataclasses.replace(BEFORE, **changed))
