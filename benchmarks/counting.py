@@ -12,6 +12,7 @@ import argparse
 import statistics
 import time
 from collections import defaultdict
+from itertools import pairwise
 
 from rich.console import Console
 from rich.table import Table
@@ -28,7 +29,7 @@ def seconds_by_stage(target: Target, workload: Workload) -> dict[str, float]:
     measure(target, workload, Effort(), progress=lambda stage: told.append((stage, time.perf_counter())))
     told.append(("", time.perf_counter()))
     spent: dict[str, float] = defaultdict(float)
-    for (stage, began), (_, ended) in zip(told, told[1:], strict=False):
+    for (stage, began), (_, ended) in pairwise(told):
         spent[next(known for known in STAGES if stage.startswith(known))] += ended - began
     return spent
 

@@ -54,7 +54,7 @@ def size_class(count: float, device: str, free: int | Unknown = Unknown("")) -> 
 
 
 def best(works: Iterable[Work], device: Device, seconds: float, clock: Clock) -> float:
-    """The highest amount per second, over all works and repetitions.
+    """The highest amount per second, over all works and repetitions; 0 by a clock that stands still.
 
     Args:
         seconds: for all of them together, each at most a quarter; what would not end in time is not begun.
@@ -66,12 +66,14 @@ def best(works: Iterable[Work], device: Device, seconds: float, clock: Clock) ->
             break
         until = clock() + seconds / 4
         work()  # sets up what later calls find ready
-        took = _timed(work, 1, device, clock)
+        took = _timed(work, 1, device, clock) or _timed(work, _MOST_CALLS, device, clock)
+        if not took:  # the clock stands still
+            return 0.0
         rate = max(rate, amount / took)
         calls = max(1, min(_MOST_CALLS, math.ceil(_LONG_ENOUGH / took)))
-        while clock() + took * calls < until:
+        while took and clock() + took * calls < until:
             took = _timed(work, calls, device, clock)
-            rate = max(rate, amount / took)
+            rate = max(rate, amount / took if took else 0.0)
     return rate
 
 
@@ -83,7 +85,7 @@ def _timed(work: Callable[[], object], calls: int, device: Device, clock: Clock)
         work()
     end = device.stamp(clock)
     device.synchronize()
-    return max(device.seconds(start, end) / calls, 1e-9)
+    return device.seconds(start, end) / calls
 
 
 def reads(size: int, place: str) -> Iterator[Work]:
@@ -164,6 +166,8 @@ class Probe:
                 )
             finally:
                 self.device.release()
+            if not reached:
+                return Unknown("the clock stood still while the device was probed", by_chance=True)
             return self.kept.raised(f"{self.where}: {kind}", name, reached)
 
 

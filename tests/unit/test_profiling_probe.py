@@ -78,6 +78,16 @@ def test_work_that_would_not_end_in_time_is_not_begun() -> None:
     assert clock.now < 1000.6
 
 
+def test_a_clock_that_stands_still_ends_the_probe_and_tells_nothing(tmp_path: Path) -> None:
+    clock = FakeClock()
+    assert best([(lambda: None, 5.0)], FakeDevice(), 0.6, clock) == 0.0
+    still = probing.Probe(FakeDevice(), "cpu", "float32", "here", clock, probing.Kept(tmp_path))
+    reached = still.bandwidth(MIB)
+    assert isinstance(reached, Unknown)
+    assert reached.by_chance
+    assert still.kept.read() == {}
+
+
 def test_one_work_is_done_twice_however_long_it_takes() -> None:
     clock = FakeClock()
     assert best([(taking(clock, 50.0), 100.0)], FakeDevice(), 0.6, clock) == pytest.approx(2.0)
