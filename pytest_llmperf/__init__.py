@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pytest_llmperf.limits import Expression
     from pytest_llmperf.mark import llm_perf, variants
-    from pytest_llmperf.model import Measurement, Workload
+    from pytest_llmperf.model import Measurement, Profile, Workload
+    from pytest_llmperf.scaling import Scaling
     from pytest_llmperf.session import Llm
     from pytest_llmperf.targets import random_weights, stream
 
@@ -57,6 +58,8 @@ __version__ = "0.1.0"
 __all__ = [
     "Llm",
     "Measurement",
+    "Profile",
+    "Scaling",
     "Workload",
     "activations_mib",
     "cold_ttft_ms",
@@ -96,6 +99,8 @@ __all__ = [
 _HOMES = {
     "Llm": "session",
     "Measurement": "model",
+    "Profile": "model",
+    "Scaling": "scaling",
     "Workload": "model",
     "llm_perf": "mark",
     "random_weights": "targets",

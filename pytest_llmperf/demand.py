@@ -66,4 +66,4 @@ def prefill_flops(measurement: Measurement) -> float | Unknown:
         return _TOO_FEW_STEPS
     position = max(0.0, statistics.linear_regression(range(len(steps)), steps).slope)
     prompt = measurement.workload.prompt_tokens
-    return flops - position * prompt * (prompt - 1) / 2
+    return max(flops / 2, flops - position * prompt * (prompt - 1) / 2)  # no mask leaves out more than half

@@ -332,7 +332,7 @@ _METRICS = (
     Metric(
         "mbu",
         "share",
-        Kind.TIMED,
+        Kind.REPORT,
         Per.ROUND,
         "memory bandwidth used in decode: bytes of weights and cache that a step must read / tpot / bandwidth probed",
         "docs/roofline.md; Databricks, LLM inference performance engineering",
@@ -342,7 +342,7 @@ _METRICS = (
     Metric(
         "mfu",
         "share",
-        Kind.TIMED,
+        Kind.REPORT,
         Per.ROUND,
         "arithmetic used in prefill: FLOPs that it needs / prefill, or ttft where that is unknown / matmul rate probed",
         "docs/roofline.md; PaLM, appendix B",

@@ -199,7 +199,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Phase:
-    """How a phase was seen by the profiler: the whole prefill, or a step of decode on average.
+    """How a phase was seen by the profiler: the whole prefill, or a step of decode; calls are means, times medians.
 
     Args:
         ops: operators that call no other.
@@ -255,7 +255,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Counts:
-    """What the counting pass saw: equal in every run of the same code.
+    """What the counting pass saw: but for times, equal in every run of the same code.
 
     Args:
         flops_by_step: of decode, one after the other.

@@ -174,7 +174,8 @@ class Session:
             self.progress("")
 
     def _trace(self, key: str) -> Callable[[], Path] | None:
-        return functools.partial(trace_file, self.defaults.traces, key) if self.defaults.traces else None
+        folder = None if self.defaults.smoke else self.defaults.traces
+        return None if folder is None else functools.partial(trace_file, folder, key)
 
 
 _BASE_TOO = Unknown("base worked meanwhile")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +15,7 @@ from pytest_llmperf.collector import collector_quiet
 from pytest_llmperf.measure.memory import memory_pass, peak_rss
 from pytest_llmperf.measure.quiet import torch_threads
 from pytest_llmperf.measure.rounds import Effort, Need, take, warm_up
-from pytest_llmperf.model import Counts, Environment, Measurement, Memory, Profile, Round, Unknown, Workload
+from pytest_llmperf.model import Counts, Environment, Measurement, Memory, Profile, Round, Trace, Unknown, Workload
 from pytest_llmperf.profiling.counters import PROFILED_TOKENS, compilations, count
 from pytest_llmperf.profiling.roofline import under_ceilings
 from pytest_llmperf.targets import Clock, Request, Target
@@ -115,7 +116,7 @@ def measure(
                 target,
                 target.request(workload, _COUNTED),
                 memory.kv_cache,
-                timely=rounds[-1].wall < max(effort.max_time, _LONGEST_COUNTED_S),
+                timely=functools.partial(_timely, rounds[-1].traces[0], max(effort.max_time, _LONGEST_COUNTED_S)),
                 compiles=compiled,
                 trace=trace and trace(),
             )
@@ -158,6 +159,12 @@ _LONGEST_COUNTED_S = 10.0
 """A request that takes longer is not served once more only to be counted, unless more time is allowed."""
 _COUNTED = 0
 """The prompt of the counting pass is the same in every run: which experts work may depend on it."""
+
+
+def _timely(seen: Trace, most: float, tokens: int) -> bool:
+    """Whether so many tokens come, as fast as they were seen, in `most` seconds."""
+    ttft, gaps = seen.arrivals[0] - seen.sent, len(seen.arrivals) - 1
+    return ttft + (seen.decode / gaps * min(tokens - 1, gaps) if gaps else 0.0) < most
 
 
 def requests(target: Target, workload: Workload, first: int = 1) -> Iterator[Request]:

@@ -19,6 +19,7 @@ _NO_TIME = Unknown("one call alone takes longer than the time allowed for counti
 
 
 _Seen = TypeVar("_Seen")
+_Other = TypeVar("_Other")
 
 
 def count(
@@ -26,7 +27,7 @@ def count(
     request: Request,
     kv_cache: int | Unknown,
     *,
-    timely: bool,
+    timely: Callable[[int], bool] = lambda tokens: True,
     compiles: int | Unknown = Counts.compiles,
     trace: Path | None = None,
 ) -> Counts:
@@ -34,7 +35,7 @@ def count(
 
     Args:
         kv_cache: bytes of its cache after the last token.
-        timely: whether there is time to serve it once more.
+        timely: whether there is time to serve it once more, with so many output tokens.
         compiles: what was compiled in this process while it was timed.
         trace: where a Chrome trace of the profile goes.
 
@@ -47,17 +48,21 @@ def count(
     from pytest_llmperf.profiling.operators import Profiled, profile
 
     with collector_quiet():
-        counted = _tried(lambda: work(target, request), Counted.unseen) if timely else Counted.unseen(_NO_TIME)
+        whole = timely(request.workload.output_tokens)
+        counted = _tried(lambda: work(target, request), Counted.unseen) if whole else Counted.unseen(_NO_TIME)
         if counted.prefill.flops == NO_OPERATOR:
             return _unseen(NO_OPERATOR, kv_cache)
+        if not timely(PROFILED_TOKENS):
+            return _unseen(_NO_TIME, kv_cache)
         profiled = _tried(lambda: profile(target, request.shorter(PROFILED_TOKENS), trace), Profiled.unseen)
+        growth = _tried(lambda: _cache_growth(target, request, kv_cache), lambda why: why)
     return Counts(
         prefill=profiled.prefill,
         decode=profiled.decode,
         prefill_work=counted.prefill,
         decode_work=counted.decode,
         flops_by_step=counted.flops_by_step,
-        cache_growth=_cache_growth(target, request, kv_cache),
+        cache_growth=growth,
         compiles=compiles if target.model is not None or compiles else _why_unseen(profiled.prefill.ops, compiles),
     )
 
@@ -73,7 +78,7 @@ def _why_unseen(ops: float | Unknown, compiles: int | Unknown) -> int | Unknown:
     return ops if isinstance(ops, Unknown) else compiles
 
 
-def _tried(counting: Callable[[], _Seen], unseen: Callable[[Unknown], _Seen]) -> _Seen:
+def _tried(counting: Callable[[], _Seen], unseen: Callable[[Unknown], _Seen | _Other]) -> _Seen | _Other:
     try:
         return counting()
     except LlmperfError:

@@ -172,7 +172,12 @@ def _grown(change: Change, phase: str) -> tuple[Grown, ...]:
 
 
 def _sums(seen: Seen, phase: str) -> dict[str, float]:
-    return {operator: host + device for operator, (host, device) in seen.milliseconds(phase).items()}
+    """By operator: on the device where anything ran there, since the host only waits for it; else on the host."""
+    found = seen.milliseconds(phase)
+    on_device = any(device for _, device in found.values())
+    return {
+        operator: device if on_device and operator != OUTSIDE else host for operator, (host, device) in found.items()
+    }
 
 
 def _took_longer(change: Change, phase: str) -> str | None:
@@ -362,8 +367,8 @@ _RULES: Mapping[Callable[[Change], str], tuple[Callable[[Change], str], ...]] = 
     recompilation: (),
     leak: (),
     slower_operator: (wider_dtype, larger_model, no_cache),
-    outside_operators: (),
     everything_slower: (wider_dtype, larger_model, no_cache, slower_operator),
+    outside_operators: (everything_slower,),
 }
 """Each with those that would say the same better."""
 

@@ -60,6 +60,10 @@ _MORE: Mapping[str, Formula] = MappingProxyType(
     {
         "aten::_scaled_dot_product_flash_attention_for_cpu": _attention,
         "aten::_scaled_dot_product_fused_attention_overrideable": _attention,
+        # torch has these, in older versions only for as many heads of keys as of queries.
+        "aten::_scaled_dot_product_flash_attention": _attention,
+        "aten::_scaled_dot_product_efficient_attention": _attention,
+        "aten::_scaled_dot_product_cudnn_attention": _attention,
         "aten::_grouped_mm": _grouped,
         "aten::_scaled_grouped_mm": _grouped,
         "aten::_int_mm": _times_rows,
@@ -90,8 +94,8 @@ _KNOWN_NAMESPACES = frozenset(
 
 
 def _formulas() -> dict[Any, Formula]:
-    """By operator: torch's, then ours, of those that this torch has."""
-    return {**{operator: formula for name, formula in _MORE.items() if (operator := _operator(name))}, **flop_registry}
+    """By operator: ours, of those that this torch has, and torch's for all others."""
+    return {**flop_registry, **{operator: formula for name, formula in _MORE.items() if (operator := _operator(name))}}
 
 
 def _operator(name: str) -> Any:

@@ -17,7 +17,7 @@ PHASES = ("prefill", "decode")
 VIEWS = "views"
 ALLOCATIONS = "allocations"
 OUTSIDE = "outside operators"
-"""Time of a phase that no operator of torch took: Python, and waiting."""
+"""Time of a phase that no operator of torch took: Python, or a device that had nothing to do."""
 OTHERS = "others"
 
 _LEAST_SHARE = 0.005
@@ -96,7 +96,7 @@ def _times(phase: Phase) -> dict[str, list[float]]:
     for row in small:
         host[OTHERS] += host.pop(row)
         device[OTHERS] += device.pop(row)
-    host[OUTSIDE] = max(0.0, phase.seconds - sum(host.values()))
+    host[OUTSIDE] = max(0.0, phase.seconds - (sum(device.values()) or sum(host.values())))
     return {row: [_digits(host[row]), *([_digits(device[row])] if device[row] else [])] for row in host}
 
 

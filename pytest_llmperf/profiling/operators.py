@@ -67,7 +67,7 @@ def profile(target: Target, request: Request, trace: Path | None = None) -> Prof
     if trace is not None:
         seen.export_chrome_trace(str(trace))
     events = [event for event in seen.events() or () if not event.is_async]
-    marks = sorted(event.time_range.start for event in events if event.name == _MARK)
+    marks = sorted(event.time_range.start for event in events if event.name == _MARK and _on_host(event))
     tokens = request.workload.output_tokens
     if not hidden and len(marks) != tokens + 2:
         hidden = NOT_BY_TOKEN
@@ -114,12 +114,14 @@ def _phase(
     leaves = sum(1 for event in own if _OPERATOR.match(event.name) and not _calls_operators(event))
     waits = sum(1 for event in own if event.name == _READ or (_WAIT.match(event.name) and not _reads(event)))
     launches = sum(1 for event in own if _LAUNCH.match(event.name))
+    rows = _rows(by_span, typical)
+    on_host = typical([end - start for start, end in spans]) / 1e6
     return Phase(
         ops=leaves / len(spans),
         syncs=waits / len(spans),
         kernels=launches / len(spans) if on_device else _NO_DEVICE,
-        seconds=typical([end - start for start, end in spans]) / 1e6,
-        operators=_rows(by_span, typical),
+        seconds=max(on_host, sum(row.device for row in rows)),  # a device may go on after the host has launched all
+        operators=rows,
     )
 
 

@@ -29,8 +29,10 @@ SMALLEST = 2**16
 LARGEST = 2**30
 LARGEST_ON_CPU = 2**28
 """No cache of one process is larger, and a gigabyte would take seconds to fill."""
-PRODUCTS = (256, 512, 1024, 2048, 4096, 8192)
-"""Rows and columns of square matrices: small ones fit into a core's cache, and large ones fill a GPU."""
+PRODUCTS = (256, 512, 1024, 2048)
+PRODUCTS_ON_GPU = (2048, 4096, 8192)
+"""Rows and columns of square matrices: small ones fit into a core's cache, and large ones fill a GPU. Each has its part
+of the time, so there are few."""
 SECONDS = 0.6
 """For each of both figures."""
 _LONG_ENOUGH = 2e-4
@@ -108,7 +110,7 @@ def products(dtype: str, place: str, free: int | Unknown) -> Iterator[Work]:
     """Products of square matrices, the smaller ones first."""
     import torch
 
-    for width in PRODUCTS:
+    for width in PRODUCTS if place == "cpu" else PRODUCTS_ON_GPU:
         if not isinstance(free, Unknown) and 3 * width * width * 8 * _SHARE_OF_FREE > free:
             return
         one = torch.ones(width, width, dtype=getattr(torch, dtype), device=place)

@@ -38,9 +38,9 @@ def loaded(target: str, **load: Any) -> Target:
     return resolve(target).load(LoadOptions(device="cpu", load=load))
 
 
-def counted(target: Target, workload: Workload = WORKLOAD, *, timely: bool = True) -> Counts:
+def counted(target: Target, workload: Workload = WORKLOAD, *, timely: int = 1_000) -> Counts:
     request = target.request(workload, 0)
-    return count(target, request, target.kv_cache_bytes(request), timely=timely)
+    return count(target, request, target.kv_cache_bytes(request), timely=lambda tokens: tokens <= timely)
 
 
 def exact(counts: Counts) -> tuple:
@@ -157,7 +157,7 @@ def test_all_tokens_are_counted_and_the_first_ten_profiled() -> None:
 
 def test_where_time_is_short_only_the_first_tokens_are_served() -> None:
     target = Stepping(FakeClock())
-    seen = counted(target, Workload(8, 30), timely=False)
+    seen = counted(target, Workload(8, 30), timely=counters.PROFILED_TOKENS)
     assert target.asked == [counters.PROFILED_TOKENS, 1]
     assert seen.decode_work.flops.by_chance, "another time there may be time"
     assert seen.decode.ops > 0
@@ -298,3 +298,23 @@ def test_a_process_that_compiles_nothing_does_not_load_the_compiler() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.split() == ["0", "False"], done.stderr
+
+
+def test_where_not_even_the_first_tokens_come_in_time_nothing_is_served() -> None:
+    target = Stepping(FakeClock())
+    seen = counted(target, Workload(8, 30), timely=1)
+    assert target.asked == []
+    assert seen.decode.ops.by_chance
+    assert seen.cache_growth.by_chance
+
+
+def test_a_cache_that_cannot_be_sized_once_more_leaves_the_other_counts() -> None:
+    class Once(Stepping):
+        def kv_cache_bytes(self, request: Request) -> int:
+            if request.workload.output_tokens < 5:
+                raise RuntimeError("no cache as short as that")
+            return 100
+
+    seen = counted(Once(FakeClock()), Workload(8, 5))
+    assert seen.cache_growth == Unknown("counting failed: RuntimeError: no cache as short as that")
+    assert seen.decode.ops > 0

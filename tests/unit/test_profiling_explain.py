@@ -270,6 +270,17 @@ def test_a_slower_host_is_told_apart_from_a_slower_device() -> None:
     assert hints(on_device(1.2, 1), "tpot_ms", base=base) == NOTHING_GREW
 
 
+def test_a_slower_kernel_is_told_and_not_the_host_that_waits_for_it() -> None:
+    def on_device(product: float) -> Seen:
+        times = {name: {"decode": [0.01, each]} for name, each in {**TIMES, "aten::addmm": product}.items()}
+        times["cudaStreamSynchronize"] = {"decode": [sum(TIMES.values()) + product, 0.0]}
+        return Seen({**seen().calls, "cudaStreamSynchronize": {"decode": 1}}, [times], (), METRICS)
+
+    found = hints(on_device(3.0), "tpot_ms", base=on_device(1.0))
+    assert found.startswith("aten::addmm takes 3 × as long in as many calls")
+    assert "Synchronize" not in found
+
+
 def test_a_slower_model_of_which_nothing_grew_is_told_so() -> None:
     assert explained(seen(), "tpot_ms").hints == (NOTHING_GREW,)
     assert explained(seen(), "peak_memory_mib").hints == ()

@@ -252,6 +252,12 @@ def test_a_step_in_which_the_processor_was_taken_away_says_nothing_of_the_others
     assert [(row.calls, row.host) for row in decode.operators] == [(1, pytest.approx(6e-6))]
 
 
+def test_a_phase_lasts_as_long_as_the_device_works_on_it() -> None:
+    """The host has launched all of a long prefill before the device is done with it."""
+    launched = Event("aten::mm", self_cpu_time_total=2.0, self_device_time_total=900.0)
+    assert operators._phase([launched], [(0.0, 100.0)], True, min).seconds == pytest.approx(900e-6)
+
+
 def test_what_begins_outside_of_a_phase_is_not_of_it() -> None:
     early, late = Event("aten::mm", start=-1.0), Event("aten::mm", start=100.0)
     assert on_device(early, late, Event("aten::mm")).ops == 1

@@ -133,6 +133,10 @@ def test_one_step_does_not_tell_what_a_position_costs() -> None:
     assert prefill_flops(_with_steps(7)) == Unknown("how much of attention is masked is seen from 3 output tokens on")
 
 
+def test_a_context_worked_through_at_every_step_is_not_taken_for_attention() -> None:
+    assert prefill_flops(_with_steps(int(2 * GB), int(2.1 * GB), int(2.2 * GB))) == GB
+
+
 def _with_steps(*flops: int) -> Measurement:
     return dataclasses.replace(SEEN, counts=dataclasses.replace(SEEN.counts, flops_by_step=flops))
 

@@ -18,6 +18,8 @@ HEAVY = ("torch", "transformers", "numpy", "scipy", "pydantic", "rich", "pytest_
 EXPORTED = [
     "Llm",
     "Measurement",
+    "Profile",
+    "Scaling",
     "Workload",
     "activations_mib",
     "cold_ttft_ms",
