@@ -725,6 +725,8 @@ class Result:
     """The test is marked xfail."""
     variant: str = ""
     """Which of the variants of its test it is, if it is one."""
+    variant_number: int = 0
+    """Where it stands among them."""
     profile: Profile | None = None
     """Its operators, where they are to be shown."""
 

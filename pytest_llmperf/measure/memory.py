@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_llmperf import nvml
+from pytest_llmperf.collector import collector_quiet
 from pytest_llmperf.model import Memory, Unknown
 from pytest_llmperf.targets import Request, Target
 
@@ -35,14 +36,17 @@ def memory_pass(target: Target, request: Request, clock: Callable[[], float], tw
     if isinstance(weights, Unknown):  # then nothing else of the model can be seen either
         return Memory(weights, weights, weights, weights, target.device.reserved_bytes(), process_gpu_bytes(target))
     gc.collect()
-    with target.device.track_memory() as first:
-        kv_cache = target.kv_cache_bytes(request)
-        gc.collect()
+    second = None
+    with collector_quiet():  # what a call makes stays young, and can be collected without looking at all there is
+        with target.device.track_memory() as first:
+            kv_cache = target.kv_cache_bytes(request)
+            gc.collect(0)
+        if twice:
+            with target.device.track_memory() as second:
+                target.run(request, clock)
+                gc.collect(1)  # with what the first call left to the second
     peak, leaked = first.peak, _NO_TIME
-    if twice:
-        with target.device.track_memory() as second:
-            target.run(request, clock)
-            gc.collect()
+    if second is not None:
         leaked = second.end
         if isinstance(first.end, int) and isinstance(first.peak, int) and isinstance(second.peak, int):
             peak = max(first.peak, first.end + second.peak)

@@ -23,11 +23,13 @@ def key_of(item: pytest.Item) -> str:
     return item.nodeid
 
 
-def variant_of(item: pytest.Item) -> str:
-    """Which of the variants of its test an item is; empty where it is none."""
+def variant_of(item: pytest.Item) -> dict[str, str | int]:
+    """Which of the variants of its test an item is, as fields of its results; empty where it is none."""
     callspec = getattr(item, "callspec", None)
     variant = callspec.params.get(VARIANT) if callspec is not None else None
-    return variant if isinstance(variant, str) else ""
+    if callspec is None or not isinstance(variant, str):
+        return {}
+    return {"variant": variant, "variant_number": callspec.indices.get(VARIANT, 0)}
 
 
 def hiding_fixture(item: pytest.Item) -> tuple[str, str] | None:

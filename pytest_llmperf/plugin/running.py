@@ -157,7 +157,7 @@ class Running:
             _tell(item, result, with_section=not shown)
         report = yield
         if results:
-            report.llmperf = [{**plain(result), "variant": variant_of(item)} for result in results]  # type: ignore[attr-defined]  # reports take extras
+            report.llmperf = [{**plain(result), **variant_of(item)} for result in results]  # type: ignore[attr-defined]  # reports take extras
         if call.when == "teardown":
             if self._session.against is not None and item.stash.get(LLM, None) is not None:
                 self._session.against.leave()  # a rerun finds base at the beginning of the test again

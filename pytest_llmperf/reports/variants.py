@@ -27,7 +27,8 @@ def side_by_side(results: Sequence[Result]) -> list[Table]:
     for result in results:
         if result.variant:
             tests.setdefault(_without_variant(result), []).append(result)
-    return [_table(test, variants) for test, variants in tests.items() if len(variants) > 1]
+    in_order = {test: sorted(found, key=lambda result: result.variant_number) for test, found in tests.items()}
+    return [_table(test, variants) for test, variants in in_order.items() if len(variants) > 1]
 
 
 def _without_variant(result: Result) -> str:

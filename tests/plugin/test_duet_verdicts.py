@@ -16,7 +16,7 @@ OK, FAILED = pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED
 
 MODELS = """\
 import pytest
-from engine import LONG
+from engine import LONG, READS
 from pytest_llmperf import *
 
 def model(positions):
@@ -25,22 +25,27 @@ def model(positions):
 @llm_perf(prompt_tokens=8, output_tokens=16, tolerance=0.9)
 @pytest.mark.parametrize("positions", [LONG, 64], ids=["long", "short"])
 def test_model(llm, positions):
-    llm.load(model(positions))
+    loaded = llm.load(model(positions)).model
+    for layer in loaded.transformer.h if READS and positions == LONG else ():
+        layer.register_forward_pre_hook(lambda layer, given: float(given[0].sum()) and None)
     llm.measure()
 """
 
 
-def test_a_model_that_has_grown_is_regressed_exactly_and_an_unchanged_one_is_not(tmp_path: Path) -> None:
+def test_a_model_that_does_more_is_regressed_exactly_with_the_reason_and_an_unchanged_is_not(
+    tmp_path: Path,
+) -> None:
     project = Project(
         tmp_path / "project",
-        {"engine.py": "LONG = 64\n", "test_model.py": MODELS},
-        {"engine.py": "LONG = 6400\n"},
+        {"engine.py": "LONG, READS = 64, False\n", "test_model.py": MODELS},
+        {"engine.py": "LONG, READS = 6400, True\n"},
     )
     run = project.against()
     assert run.status == FAILED
     assert run.verdicts["test_model[long]"] == "REGRESSED"
     assert run.verdicts["test_model[short]"] in ("INCONCLUSIVE", "OK", "IMPROVED")
     run.has("REGRESSED peak_memory_mib *(+*tolerance *), REGRESSED weights_mib * → * MiB (+*exact; [2-8] processes)*")
+    run.has("*where the time went, decode, ms per token", "*aten::sum*0 → 1 calls", "*hint: 1 more wait of the host*")
     assert project.left() == []
 
 

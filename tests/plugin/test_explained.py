@@ -1,14 +1,10 @@
-"""A real model that becomes worse in a known way fails with its reason, against a stored baseline and in a duet."""
+"""A real model that becomes worse in a known way fails with its reason; test_duet_verdicts has one in a duet."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from tests.fakes import TINY
 from tests.plugin.conftest import Again
-from tests.plugin.duets import FAST, HEAD, Project
 from tests.plugin.stored import Stored
 from tests.plugin.test_verdicts import FAILED, OK, text
 
@@ -109,18 +105,3 @@ def test_a_baseline_without_operators_says_how_to_keep_them(
     assert result.ret == FAILED
     assert "the baseline keeps no operators to compare with: the next --llmperf-update will" in text(result)
     assert "where the time went" not in text(result)
-
-
-@pytest.mark.xdist_group("one run")
-def test_a_duet_tells_what_head_does_more_than_base(tmp_path: Path) -> None:
-    test = f"""
-@llm_perf(model={TINY!r}, prompt_tokens=32, output_tokens=8)
-def test_model(llm):
-    engine.change(llm.model)
-    llm.measure()
-"""
-    base = {"engine.py": f"{FAST}\n\ndef change(model):\n    pass\n", "test_model.py": HEAD + test}
-    project = Project(tmp_path / "project", base, {"engine.py": f"{FAST}\n{CHANGES}\nchange = reads\n"})
-    ran = project.against()
-    assert ran.status == FAILED
-    ran.has("*where the time went, decode, ms per token", "*aten::sum*0 → 2 calls", "*hint: 2 more waits of the host*")

@@ -34,13 +34,6 @@ def test_each_variant_is_a_test_and_the_report_sets_them_side_by_side(suite: pyt
     assert re.search(r"^ *long +\S+ ×\d", table, re.MULTILINE)
 
 
-def test_the_table_is_the_same_from_parallel_workers(suite: pytest.Pytester) -> None:
-    suite.makepyfile(test_shape=SUITE)
-    ran = suite.runpytest_subprocess("-n2", "-p", "xdist")
-    ran.assert_outcomes(passed=3)
-    ran.stdout.fnmatch_lines(["*variants, in proportion to short"])
-
-
 @pytest.mark.parametrize(
     ("given", "message"),
     [

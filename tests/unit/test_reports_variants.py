@@ -12,11 +12,11 @@ from pytest_llmperf.reports.variants import side_by_side
 FIGURES = {"ttft_ms": 20.0, "tpot_ms": 4.0, "tokens_per_step": 1.0}
 
 
-def result(test: str, variant: str, label: str = "", **figures: float | None) -> Result:
+def result(test: str, variant: str, label: str = "", number: int = 0, **figures: float | None) -> Result:
     rows = [Row(metric, "median", "", value) for metric, value in {**FIGURES, **figures}.items()]
     rows.append(Row("tpot_ms", "p90", "", 99.0))
     key = f"{test}::{label}" if label else test
-    return Result(key, "gpt2", Workload(), "cpu", 3, tuple(rows), label, variant=variant)
+    return Result(key, "gpt2", Workload(), "cpu", 3, tuple(rows), label, variant=variant, variant_number=number)
 
 
 def shown(*results: Result) -> list[tuple[str, list[str], list[list[str]]]]:
@@ -73,6 +73,12 @@ def test_measurements_with_a_label_are_compared_with_those_of_the_same_label() -
         ("test_a.py::test_one::b1", 2),
         ("test_a.py::test_one::b8", 2),
     ]
+
+
+def test_variants_stand_as_they_were_given_whoever_came_first() -> None:
+    given = [("full", 0), ("half", 1), ("quarter", 2)]
+    arrived = [result(f"test_a.py::test_one[{name}]", name, number=number) for name, number in (*given[1:], given[0])]
+    assert [row[0] for row in shown(*arrived)[0][2]] == ["full", "half", "quarter"]
 
 
 def test_a_single_variant_and_tests_without_any_have_no_table() -> None:
