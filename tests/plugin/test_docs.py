@@ -16,8 +16,11 @@ from markdown_it import MarkdownIt
 from pytest_llmperf import cli
 from pytest_llmperf.baselines.environment import hardware
 from pytest_llmperf.model import Profile, Workload
+from pytest_llmperf.model import Explanation, Grown, Result, Workload
 from pytest_llmperf.options import OPTIONS
+from pytest_llmperf.profiling.explain import Change, Seen, explain
 from pytest_llmperf.reports.catalogue import catalogue_markdown
+from pytest_llmperf.reports.terminal import failure_text
 from pytest_llmperf.reports.mission import mission_tables
 from pytest_llmperf.reports.profile import profile_tables
 from pytest_llmperf.reports.terminal import tables_text
@@ -120,6 +123,17 @@ def text_block(page: str) -> Block:
 
 def test_every_text_block_is_compared_with_what_it_shows() -> None:
     assert {block.page for block in blocks("text")} == {"README.md", "baselines.md", "explanations.md", "profile.md"}
+
+
+def test_the_reason_shown_is_what_a_reason_looks_like() -> None:
+    def waits(times: int) -> Seen:
+        return Seen({"aten::_local_scalar_dense": {"decode": times}}, metrics={"syncs_per_token": times})
+
+    hints = explain(Change(waits(1), waits(2))).hints
+    copies = Grown("aten::copy_", (24, 48), (0.10, 0.71))
+    told = Explanation({"decode": (copies, Grown("aten::_local_scalar_dense", (1, 2), (0.02, 0.15)))}, hints)
+    text = failure_text(Result("test_chat.py::test_turn", "gpt2", Workload(), "cpu", 3, (), explanation=told))
+    assert " ".join(text_block("explanations.md").text.split()) in " ".join(text.split())
 
 
 def test_the_folders_shown_are_those_that_are_written(suite: pytest.Pytester) -> None:
