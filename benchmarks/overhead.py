@@ -72,7 +72,7 @@ def generate(target: Any, request: Request, **extra: Any) -> None:
 
 def figures(trace: Trace) -> dict[str, float]:
     return {
-        "ttft_ms": trace.arrivals[0] - trace.sent,
+        "ttft_ms": trace.ttft,
         "tpot_ms": (trace.arrivals[-1] - trace.arrivals[0]) / (trace.output_tokens - 1),
         "latency_ms": trace.arrivals[-1] - trace.sent,
     }

@@ -134,10 +134,6 @@ def _mib(count: int | Unknown) -> float | Unknown:
     return count if isinstance(count, Unknown) else mebibytes(count)
 
 
-def _ttft(trace: Trace) -> float:
-    return trace.arrivals[0] - trace.sent
-
-
 def _tpot(trace: Trace) -> float | Unknown:
     if trace.output_tokens < 2:
         return Unknown("time per output token needs at least 2 output tokens")
@@ -172,7 +168,7 @@ _CLOCK_STOOD = Unknown("the clock did not move during a round")
 
 def _cold_ttft(measurement: Measurement) -> float | Unknown:
     cold = measurement.cold
-    return cold if isinstance(cold, Unknown) else milliseconds(_ttft(cold))
+    return cold if isinstance(cold, Unknown) else milliseconds(cold.ttft)
 
 
 def _peak(measurement: Measurement) -> float | Unknown:
@@ -224,7 +220,7 @@ def _share(least: float, seconds: Sequence[float | Unknown]) -> Values:
 
 
 def _prefill(trace: Trace) -> float:
-    return _ttft(trace) if isinstance(trace.prefill, Unknown) else trace.prefill
+    return trace.ttft if isinstance(trace.prefill, Unknown) else trace.prefill
 
 
 _COUNTERS = "torch.profiler, in a pass of its own; steps after the first"
@@ -241,7 +237,7 @@ _METRICS = (
         Per.REQUEST,
         "time to first token, t_1 − t_0: queueing, prefill, first token selected and on the host",
         _FIELD,
-        _per_request(lambda trace: _ms(_ttft(trace))),
+        _per_request(lambda trace: milliseconds(trace.ttft)),
         gates=True,
     ),
     Metric(

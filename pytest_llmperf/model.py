@@ -102,6 +102,11 @@ class Trace:
         return sum(self.counts) if self.counts else len(self.arrivals)
 
     @property
+    def ttft(self) -> float:
+        """Seconds from the request to its first token."""
+        return self.arrivals[0] - self.sent
+
+    @property
     def gaps(self) -> tuple[float, ...]:
         """Seconds between consecutive arrivals (k ≥ 2), without the unsteady ones."""
         gaps = (later - earlier for earlier, later in zip(self.arrivals, self.arrivals[1:], strict=False))

@@ -158,10 +158,9 @@ def pace_of(serving: Serving, sleep: Callable[[float], None] = time.sleep) -> Pa
     An engine that goes on by itself in the background has its next token ready after a pause.
     """
     usual = min((round_.traces[0] for round_ in serving.warm), key=lambda trace: trace.ended - trace.sent)
-    ttft = usual.arrivals[0] - usual.sent
     gap = statistics.median(usual.gaps) if usual.gaps else 0.0
     if gap <= 0:
-        return Pace(0.0, ttft, rests=False)
+        return Pace(0.0, usual.ttft, rests=False)
     clock = TurnClock(serving.clock)
     paused_after = (len(usual.gaps) + 1) // 2
     arrived = 0
@@ -177,7 +176,7 @@ def pace_of(serving: Serving, sleep: Callable[[float], None] = time.sleep) -> Pa
     if usual.counts or trace.counts:  # several tokens at a time, as it comes: both sides would not switch at the same
         waited = False
     usual_gap = min(gap, statistics.median(trace.gaps)) if waited else gap
-    return Pace(gap, ttft, rests=waited and trace.gaps[paused_after - 1] > _READY * usual_gap)
+    return Pace(gap, usual.ttft, rests=waited and trace.gaps[paused_after - 1] > _READY * usual_gap)
 
 
 _PAUSE = 3.0

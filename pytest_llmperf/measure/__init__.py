@@ -163,8 +163,8 @@ _COUNTED = 0
 
 def _timely(seen: Trace, most: float, tokens: int) -> bool:
     """Whether so many tokens come, as fast as they were seen, in `most` seconds."""
-    ttft, gaps = seen.arrivals[0] - seen.sent, len(seen.arrivals) - 1
-    return ttft + (seen.decode / gaps * min(tokens - 1, gaps) if gaps else 0.0) < most
+    gaps = len(seen.arrivals) - 1
+    return seen.ttft + (seen.decode / gaps * min(tokens - 1, gaps) if gaps else 0.0) < most
 
 
 def requests(target: Target, workload: Workload, first: int = 1) -> Iterator[Request]:

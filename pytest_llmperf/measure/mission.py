@@ -103,14 +103,13 @@ def _tokenizing(tokenizer: Any, prompt: Any, clock: Clock) -> Callable[[], float
 
 
 def _cold(trace: Trace, tokenize: float | None, rss: int | Unknown) -> Flight:
-    ttft = trace.arrivals[0] - trace.sent
     tokens = trace.output_tokens
     return Flight(
         tokenize=tokenize,
-        ttft=ttft,
+        ttft=trace.ttft,
         steady=trace.decode,
         tokens=tokens * trace.sequences,
-        rate=tokens * trace.sequences / (ttft + trace.decode),
+        rate=tokens * trace.sequences / (trace.ttft + trace.decode),
         per_token=trace.decode / (tokens - 1) if tokens > 1 else None,
         peak_rss=_known(rss),
     )
@@ -125,7 +124,7 @@ def _warm(measurement: Measurement, tokenize: float | None) -> Flight:
     tpot, peak = of("tpot_ms"), of("peak_memory_mib")
     return Flight(
         tokenize=tokenize,
-        ttft=statistics.median(trace.arrivals[0] - trace.sent for trace in traces),
+        ttft=statistics.median(trace.ttft for trace in traces),
         steady=statistics.median(trace.decode for trace in traces),
         tokens=traces[0].output_tokens * traces[0].sequences,
         rate=of("output_tokens_per_s") or 0.0,
