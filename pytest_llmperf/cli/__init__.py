@@ -169,6 +169,16 @@ def _add_stored_commands(commands: Any) -> None:
     merging.set_defaults(run=_command("baselines", "merge"))
 
 
+def check_folder(option: str, file: Path | None) -> None:
+    """That a file can be made, before any time goes into what is to stand in it.
+
+    Raises:
+        UsageError: there is no folder for it.
+    """
+    if file is not None and not file.parent.is_dir():
+        raise UsageError(f"{option} {file}: there is no folder {file.parent}")
+
+
 def _command(module: str, name: str) -> Callable[[argparse.Namespace], int]:
     """A command, whose module is imported only to run it."""
 

@@ -12,6 +12,7 @@ from pytest_llmperf.baselines.environment import now
 from pytest_llmperf.baselines.noise import FEWEST_DAYS, days_of, noise_of, own_of
 from pytest_llmperf.baselines.schema import NoiseFile
 from pytest_llmperf.baselines.store import Store
+from pytest_llmperf.cli import check_folder
 from pytest_llmperf.duet.calibrate import calibration, take_pairs, write_traces
 from pytest_llmperf.duet.worker import Job, Ready
 from pytest_llmperf.errors import UsageError
@@ -34,8 +35,7 @@ def calibrate(parsed: argparse.Namespace) -> int:
         raise UsageError(f"--pairs {parsed.pairs}: expected at least {FEWEST_PAIRS}; 10 tell what they can")
     if parsed.rounds is not None and parsed.rounds < PAIRED_ROUNDS[0]:
         raise UsageError(f"--rounds {parsed.rounds}: expected at least {PAIRED_ROUNDS[0]}; fewer show no precision")
-    if parsed.traces is not None and not parsed.traces.parent.is_dir():
-        raise UsageError(f"--traces {parsed.traces}: there is no folder {parsed.traces.parent}")
+    check_folder("--traces", parsed.traces)
     job = Job(
         resolve(TARGET if parsed.target is None else parsed.target),
         LoadOptions(parsed.device, parsed.dtype),

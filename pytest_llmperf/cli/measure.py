@@ -14,7 +14,8 @@ from rich.console import Console
 from pytest_llmperf.baselines.compare import Rules
 from pytest_llmperf.baselines.environment import commit, now
 from pytest_llmperf.baselines.store import Store
-from pytest_llmperf.errors import LlmperfError, UsageError
+from pytest_llmperf.cli import check_folder
+from pytest_llmperf.errors import LlmperfError
 from pytest_llmperf.gate import Gate, recording
 from pytest_llmperf.model import Measurement
 from pytest_llmperf.reports.catalogue import catalogue_markdown, catalogue_text
@@ -32,8 +33,7 @@ def metrics(parsed: argparse.Namespace) -> int:
 
 
 def measure(parsed: argparse.Namespace) -> int:
-    if parsed.json is not None and not parsed.json.parent.is_dir():
-        raise UsageError(f"--json {parsed.json}: there is no folder {parsed.json.parent}")
+    check_folder("--json", parsed.json)
     sizes = {"prompt_tokens": parsed.prompt_tokens, "output_tokens": parsed.output_tokens}
     workloads = grid({**sizes, "batch_size": parsed.batch_size}, parsed.prompt)
     defaults = Defaults(parsed.device, parsed.dtype, parsed.threads, parsed.rounds, parsed.max_time)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from pytest_llmperf.errors import UsageError
+from pytest_llmperf.cli import check_folder
 from pytest_llmperf.measure.mission import Mission, fly
 from pytest_llmperf.model import Workload
 from pytest_llmperf.profiling.traces import check_traces
@@ -27,8 +27,7 @@ ROUNDS = 5
 
 
 def profile(parsed: argparse.Namespace) -> int:
-    if parsed.json is not None and not parsed.json.parent.is_dir():
-        raise UsageError(f"--json {parsed.json}: there is no folder {parsed.json.parent}")
+    check_folder("--json", parsed.json)
     if parsed.traces is not None:
         check_traces(parsed.traces.absolute(), f"--traces {parsed.traces}")
     with Console(stderr=True).status("starting") as status:
