@@ -78,6 +78,17 @@ def _compiled(role: Role) -> re.Pattern[str]:
 
 _RECOGNISED = {role: _compiled(role) for role in PATTERNS}
 _NAMESPACE = re.compile(r"^\w+::")
+_WAIT = re.compile(r"^(cuda|cu|hip)\w*Synchronize")
+
+
+def is_operator(name: str) -> bool:
+    """Whether a profile's event is an operator of torch, and not of Python or the driver."""
+    return bool(_NAMESPACE.match(name))
+
+
+def is_wait(name: str) -> bool:
+    """Whether the host waits in it for the device."""
+    return bool(_WAIT.match(name))
 
 
 @lru_cache(maxsize=4096)

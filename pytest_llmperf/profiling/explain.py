@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from pytest_llmperf.model import Explanation, Grown
 from pytest_llmperf.profiling.kept import ALLOCATIONS, OTHERS, OUTSIDE, PHASES, VIEWS
+from pytest_llmperf.roles import is_wait
 from pytest_llmperf.units import percent, short_number
 
 MOST = 5
@@ -246,7 +247,7 @@ def new_sync(change: Change) -> str:
 
 
 def _waits(change: Change) -> list[str]:
-    return [name for name in change.head.calls if name.endswith("Synchronize")]
+    return [name for name in change.head.calls if is_wait(name)]
 
 
 def wider_dtype(change: Change) -> str:

@@ -11,6 +11,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 
 from pytest_llmperf.model import Counts, Operator, Phase, Unknown
+from pytest_llmperf.roles import is_operator, is_wait
 from pytest_llmperf.units import milliseconds
 
 PHASES = ("prefill", "decode")
@@ -34,7 +35,6 @@ _CALLS_ANOTHER = re.compile(
     |ones_like|result_type|rms_norm|scaled_dot_product_attention|softmax|stack|to|type_as|zeros|zeros_like)""",
     re.VERBOSE,
 )
-_COUNTED = re.compile(r"^\w+::|^(cuda|cu|hip)\w*Synchronize")
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def kept(counts: Counts) -> Kept:
 def _calls(phase: Phase) -> dict[str, float]:
     found: dict[str, float] = defaultdict(float)
     for operator in phase.operators:
-        if _COUNTED.match(operator.name) and (row := _row(operator)) != OTHERS:
+        if (is_operator(operator.name) or is_wait(operator.name)) and (row := _row(operator)) != OTHERS:
             found[row] += operator.calls
     return found
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import statistics
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -13,12 +14,11 @@ from typing import Any
 
 from pytest_llmperf.model import Operator, Phase, Unknown
 from pytest_llmperf.profiling import NO_OPERATOR, NOT_BY_TOKEN, ONE_TOKEN
+from pytest_llmperf.roles import is_operator, is_wait
 from pytest_llmperf.targets import Request, Target
 
 _MARK = "llmperf step"
-_OPERATOR = re.compile(r"^\w+::")
 _READ = "aten::_local_scalar_dense"
-_WAIT = re.compile(r"^(cuda|cu|hip)\w*Synchronize")
 _LAUNCH = re.compile(r"^(cuda|cu|hip)\w*Launch(?!HostFunc)")
 _NO_DEVICE = Unknown("the target launches no kernels: it is not on a CUDA device")
 
@@ -71,7 +71,7 @@ def profile(target: Target, request: Request, trace: Path | None = None) -> Prof
     tokens = request.workload.output_tokens
     if not hidden and len(marks) != tokens + 2:
         hidden = NOT_BY_TOKEN
-    if not hidden and not any(_OPERATOR.match(event.name) for event in events):
+    if not hidden and not any(is_operator(event.name) for event in events):
         hidden = NO_OPERATOR
     if hidden:
         return Profiled.unseen(hidden)
@@ -111,8 +111,8 @@ def _phase(
     host = [event for event in events if _on_host(event) and event.name != _MARK]
     by_span = [[event for event in host if start <= event.time_range.start < end] for start, end in spans]
     own = [event for within in by_span for event in within]
-    leaves = sum(1 for event in own if _OPERATOR.match(event.name) and not _calls_operators(event))
-    waits = sum(1 for event in own if event.name == _READ or (_WAIT.match(event.name) and not _reads(event)))
+    leaves = sum(1 for event in own if is_operator(event.name) and not _calls_operators(event))
+    waits = sum(1 for event in own if event.name == _READ or (is_wait(event.name) and not _reads(event)))
     launches = sum(1 for event in own if _LAUNCH.match(event.name))
     rows = _rows(by_span, typical)
     on_host = typical([end - start for start, end in spans]) / 1e6
@@ -130,7 +130,7 @@ def _on_host(event: Any) -> bool:
 
 
 def _calls_operators(event: Any) -> bool:
-    return any(_OPERATOR.match(child.name) for child in event.cpu_children)
+    return any(is_operator(child.name) for child in event.cpu_children)
 
 
 def _reads(event: Any) -> bool:
@@ -144,8 +144,10 @@ def _reads(event: Any) -> bool:
 
 
 def _rows(by_span: Sequence[Sequence[Any]], typical: Callable[[Sequence[float]], float]) -> tuple[Operator, ...]:
-    names = dict.fromkeys(event.name for events in by_span for event in events)
-    same = {name: [[event for event in events if event.name == name] for events in by_span] for name in names}
+    same: dict[str, list[list[Any]]] = defaultdict(lambda: [[] for _ in by_span])
+    for span, events in enumerate(by_span):
+        for event in events:
+            same[event.name][span].append(event)
     rows = [
         Operator(
             name,

@@ -25,7 +25,7 @@ LONGER = 1.25
 
 def findings(missions: Sequence[Mission]) -> list[str]:
     of_all = [sentence for find in _FINDINGS if (sentence := find(missions))]
-    return [*of_all, *roofline.findings(_shown(missions).measurement), *room.sentences(missions[-1].picture)]
+    return [*of_all, *roofline.findings(shown(missions).measurement), *room.sentences(missions[-1].picture)]
 
 
 def cold_start(missions: Sequence[Mission]) -> str | None:
@@ -46,15 +46,15 @@ def slower_with_the_prompt(missions: Sequence[Mission]) -> str | None:
 
 
 def prefill_overhead(missions: Sequence[Mission]) -> str | None:
-    return _overhead("prefill", _shown(missions).measurement.counts.prefill)
+    return _overhead("prefill", shown(missions).measurement.counts.prefill)
 
 
 def decode_overhead(missions: Sequence[Mission]) -> str | None:
-    return _overhead("decode", _shown(missions).measurement.counts.decode)
+    return _overhead("decode", shown(missions).measurement.counts.decode)
 
 
 def outside_of_operators(missions: Sequence[Mission]) -> str | None:
-    decode = _shown(missions).measurement.counts.decode
+    decode = shown(missions).measurement.counts.decode
     share = decode.outside
     if share is None or share < OUTSIDE:
         return None
@@ -64,7 +64,7 @@ def outside_of_operators(missions: Sequence[Mission]) -> str | None:
 
 
 def waits(missions: Sequence[Mission]) -> str | None:
-    syncs = _shown(missions).measurement.counts.decode.syncs
+    syncs = shown(missions).measurement.counts.decode.syncs
     if isinstance(syncs, Unknown) or not syncs:
         return None
     if syncs == 1:
@@ -105,7 +105,7 @@ _FINDINGS: Sequence[Callable[[Sequence[Mission]], str | None]] = (
 )
 
 
-def _shown(missions: Sequence[Mission]) -> Mission:
+def shown(missions: Sequence[Mission]) -> Mission:
     """The one whose operators are shown."""
     return missions[len(missions) // 2]
 
