@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,17 @@ def require_gpu(request: pytest.FixtureRequest) -> None:
         if os.environ.get("LLMPERF_REQUIRE_GPU"):
             pytest.fail("LLMPERF_REQUIRE_GPU is set, and torch sees no CUDA device")
         pytest.skip("no CUDA device")
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """torch's, for as long as a test runs."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ from typing import Any
 from pytest_llmperf.measure.mission import Flight, Mission
 from pytest_llmperf.model import Counts, Environment, Measurement, Operator, Phase, Unknown, Work, Workload
 from pytest_llmperf.profiling.room import MemoryPicture, memory_picture
-from tests.fakes import FakeDevice
+from pytest_llmperf.targets import LoadOptions, Target, resolve
+from tests.fakes import TINY, FakeDevice
 
 UNSEEN = Phase(*4 * [Unknown("the target does not show its steps")])
 
@@ -45,6 +46,10 @@ def mission(
     return Mission(
         prompt_tokens, flight(cold), flight(warm), measurement, picture or memory_picture(measurement, FakeDevice())
     )
+
+
+def loaded(target: str = TINY, **load: Any) -> Target:
+    return resolve(target).load(LoadOptions(device="cpu", load=load))
 
 
 def work(flops: float) -> Work:

@@ -4,22 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.fakes import TINY
-
-HEAD = f"""\
-import pytest
-from pytest_llmperf import *
-
-TINY = {TINY!r}
-
-
-def fast(prompt_ids, output_tokens):
-    yield from range(output_tokens)
-
-
-FAST = stream(fast)
-
-"""
+from tests.plugin.suites import HEAD
 
 
 def run(suite: pytest.Pytester, text: str, *arguments: str) -> pytest.RunResult:

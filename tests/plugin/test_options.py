@@ -6,22 +6,8 @@ import re
 
 import pytest
 
-from tests.fakes import TINY
+from tests.plugin.suites import HEAD
 
-HEAD = f"""\
-import pytest
-from pytest_llmperf import *
-
-TINY = {TINY!r}
-
-
-def fast(prompt_ids, output_tokens):
-    yield from range(output_tokens)
-
-
-FAST = stream(fast)
-
-"""
 QUICK = "llmperf_rounds = 1\nllmperf_max_time = 0.05\n"
 
 

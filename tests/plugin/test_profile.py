@@ -7,22 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes import TINY
+from tests.plugin.suites import HEAD
 
-HEAD = f"""\
-import pytest
-from pytest_llmperf import *
-
-TINY = {TINY!r}
-
-
-def fast(prompt_ids, output_tokens):
-    yield from range(output_tokens)
-
-
-FAST = stream(fast)
-
-"""
 ONE_OF_EACH = """
 @llm_perf(ttft_ms < 60_000, model=TINY, prompt_tokens=8, output_tokens=4)
 def test_kept(llm):

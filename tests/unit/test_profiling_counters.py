@@ -19,6 +19,7 @@ from pytest_llmperf.profiling import counters
 from pytest_llmperf.profiling.counters import compilations, count
 from pytest_llmperf.targets import LoadOptions, Request, Target, resolve, stream
 from tests.fakes import FakeClock, FakeTarget
+from tests.profiles import loaded
 
 WORKLOAD = Workload(8, 5)
 SIZES = "num_hidden_layers=2&hidden_size=64&intermediate_size=128&num_attention_heads=4&vocab_size=500"
@@ -26,16 +27,7 @@ LLAMA = f"random:llama?{SIZES}&num_key_value_heads=2"
 FLOAT = 4
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def loaded(target: str, **load: Any) -> Target:
-    return resolve(target).load(LoadOptions(device="cpu", load=load))
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def counted(target: Target, workload: Workload = WORKLOAD, *, timely: int = 1_000) -> Counts:

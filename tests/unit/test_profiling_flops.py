@@ -14,6 +14,7 @@ from pytest_llmperf.profiling import flops
 from pytest_llmperf.profiling.flops import Counted, work
 from pytest_llmperf.targets import LoadOptions, Target, resolve, stream
 from tests.fakes import TINY
+from tests.profiles import loaded
 
 PROMPT, OUTPUT = 8, 5
 WORKLOAD = Workload(PROMPT, OUTPUT)
@@ -27,16 +28,7 @@ MIXTRAL = f"random:mixtral?{SIZES}&num_key_value_heads=2&num_local_experts=4"
 FLOAT = 4
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def loaded(target: str, **load: Any) -> Target:
-    return resolve(target).load(LoadOptions(device="cpu", load=load))
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def counted(target: Target, workload: Workload = WORKLOAD) -> Counted:

@@ -16,12 +16,9 @@ from pytest_llmperf.profiling import operators
 from pytest_llmperf.profiling.operators import Profiled, profile
 from pytest_llmperf.targets import LoadOptions, Target, resolve, stream
 from tests.fakes import TINY
+from tests.profiles import loaded
 
 WORKLOAD = Workload(8, 5)
-
-
-def loaded(target: str = TINY) -> Target:
-    return resolve(target).load(LoadOptions(device="cpu"))
 
 
 def profiled(target: Target, workload: Workload = WORKLOAD, **options: Any) -> Profiled:
