@@ -46,11 +46,16 @@ class Workload:
         prompt_tokens: length of each prompt in tokens; with `prompt` it is what the tokenizer makes of the text.
         output_tokens: tokens generated per sequence, exactly.
         batch_size: sequences generated together, in lockstep.
-        concurrency: requests in flight at once; served targets only.
+        concurrency: requests in flight at once; served targets only, as all that follow `prompt`.
         prompt: text to send instead of random token ids, which measures tokenization too.
+        request_rate: requests per second, sent when they are due whether or not earlier ones have been answered.
+        arrivals: at a rate, how they are spread: `poisson` (unless said) or `constant`.
+        requests: whose figures count in a round; None takes as many as the load needs.
+        shared_prefix_tokens: with which all prompts begin alike; otherwise they differ from the first token on.
+        mix: prompts and answers of different lengths, in the text form of `workloads`: `uniform:32-512,16-128`.
 
     Raises:
-        UsageError: a size that is not a positive whole number, or an empty prompt.
+        UsageError: a size that is not a positive whole number, an empty prompt, a load that contradicts itself.
     """
 
     prompt_tokens: int = 128
@@ -58,14 +63,62 @@ class Workload:
     batch_size: int = 1
     concurrency: int = 1
     prompt: str | None = None
+    request_rate: float | None = None
+    arrivals: str | None = None
+    requests: int | None = None
+    shared_prefix_tokens: int | None = None
+    mix: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("prompt_tokens", "output_tokens", "batch_size", "concurrency"):
+        optional = [name for name in ("requests", "shared_prefix_tokens") if getattr(self, name) is not None]
+        for name in ("prompt_tokens", "output_tokens", "batch_size", "concurrency", *optional):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise UsageError(f"{name}={value!r}: expected a whole number of at least 1")
         if self.prompt is not None and (not isinstance(self.prompt, str) or not self.prompt):
             raise UsageError(f"prompt={self.prompt!r}: expected text of at least one character")
+        self._check_load()
+
+    def _check_load(self) -> None:
+        rate = self.request_rate
+        if rate is not None and not (_is_number(rate) and 0 < rate < math.inf):
+            raise UsageError(f"request_rate={rate!r}: expected requests per second, more than 0")
+        if self.arrivals not in (None, *ARRIVALS):
+            raise UsageError(f"arrivals={self.arrivals!r}: expected one of {', '.join(ARRIVALS)}")
+        if self.arrivals is not None and rate is None:
+            raise UsageError(
+                f"arrivals={self.arrivals!r} needs a request_rate=: at a concurrency answers make the pace"
+            )
+        if rate is not None and self.concurrency > 1:
+            raise UsageError(
+                f"request_rate={rate:g} and concurrency={self.concurrency}: at a rate as many are in flight as come; "
+                f"name one of them"
+            )
+        shared = self.shared_prefix_tokens
+        if shared is not None and self.mix is None and shared >= self.prompt_tokens:
+            raise UsageError(
+                f"shared_prefix_tokens={shared}: expected fewer than prompt_tokens={self.prompt_tokens}, or every "
+                f"prompt is the same"
+            )
+        if self.prompt is not None and (shared is not None or self.mix is not None):
+            other = "mix" if self.mix is not None else "shared_prefix_tokens"
+            raise UsageError(f"prompt= is the whole prompt of every request: it leaves no room for {other}=")
+
+    @property
+    def loads(self) -> Mapping[str, Any]:
+        """What it asks beyond one request after the other; only a served target can be asked for it."""
+        asked = {name: getattr(self, name) for name in LOADS}
+        return {name: value for name, value in asked.items() if value is not None and (name, value) != _ONE_AT_A_TIME}
+
+
+ARRIVALS = ("poisson", "constant")
+LOADS = ("concurrency", "request_rate", "arrivals", "requests", "shared_prefix_tokens", "mix")
+"""The keywords of a workload that only served targets take."""
+_ONE_AT_A_TIME = ("concurrency", 1)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)
@@ -83,6 +136,8 @@ class Trace:
         detokenize: seconds of ids → text, after the last arrival.
         device_arrivals: on accelerators, when each token was chosen on the device, in seconds after prefill began.
         unsteady: which gaps, counted from 0, came right after a pause and tell of it rather than of the target.
+        tokens: generated in all, where it is known though not how many each arrival brought.
+        lag: seconds by which the client sent it later than it was due.
     """
 
     sent: float
@@ -95,10 +150,14 @@ class Trace:
     detokenize: float | Unknown = Unknown("the target has no tokenizer")
     device_arrivals: tuple[float, ...] = ()
     unsteady: tuple[int, ...] = ()
+    tokens: int | None = None
+    lag: float = 0.0
 
     @property
     def output_tokens(self) -> int:
         """Tokens generated per sequence (N)."""
+        if self.tokens is not None:
+            return self.tokens
         return sum(self.counts) if self.counts else len(self.arrivals)
 
     @property
@@ -127,11 +186,55 @@ class Trace:
         return self.arrivals[0] + self.decode if self.unsteady else self.arrivals[-1]
 
 
+class Outcome(str, Enum):
+    """How a request to a server failed."""
+
+    UNREACHABLE = "no connection"
+    TIMED_OUT = "timed out"
+    CLOSED = "closed before the end"
+    BAD_REQUEST = "bad request"
+    UNAUTHORIZED = "unauthorized"
+    NOT_FOUND = "not found"
+    RATE_LIMITED = "rate limited"
+    SERVER_ERROR = "server error"
+    STREAM_ERROR = "error in the stream"
+    MALFORMED = "not understood"
+    STOPPED_EARLY = "stopped early"
+    TOO_LONG = "more tokens than asked for"
+    UNCOUNTED = "tokens not counted"
+    OTHER_PROMPT = "prompt of another length"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A request that was not answered as it was asked. It has no times: a failed request is not a fast one.
+
+    Args:
+        detail: what the server said, in a line.
+    """
+
+    outcome: Outcome
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.outcome.value} ({self.detail})" if self.detail else self.outcome.value
+
+
 @dataclass(frozen=True)
 class Round:
-    """One execution of the workload: a batch, or all requests at a concurrency."""
+    """One execution of the workload: a batch, or all requests of a load.
+
+    Args:
+        traces: of the requests that count.
+        beside: of those that only kept up the load: before these, and until the last of them was answered.
+        failures: of all of them.
+        client_lag: seconds by which the client itself was late in nine of ten looks at its own clock.
+    """
 
     traces: tuple[Trace, ...]
+    beside: tuple[Trace, ...] = ()
+    failures: tuple[Failure, ...] = ()
+    client_lag: float = 0.0
 
     @property
     def wall(self) -> float:
@@ -430,6 +533,11 @@ class Measurement:
     cold: Trace | Unknown = Unknown("the target had served requests before")
     environment: Environment = Environment()
     conditions: Conditions = Conditions()
+    objectives: tuple[Limit, ...] = ()
+    """The test's limits on times of a request, which a request meets or not."""
+    price_per_hour: float | Unknown = Unknown("llmperf_price_per_hour is not set")
+    notes: tuple[str, ...] = ()
+    """What a reader of the figures should know of how they came about."""
     samples: Mapping[str, Sample | Unknown] = field(default_factory=dict)
 
     def __repr__(self) -> str:  # short: failed assertions show it

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 from pytest_llmperf.errors import UsageError, did_you_mean
 from pytest_llmperf.model import Workload
@@ -59,7 +60,6 @@ class _Ordinary:
 
 def grid(sizes: Mapping[str, Sequence[int]], prompt: str | None = None) -> list[Workload]:
     """Every combination of the sizes given by workload field, the last named varying fastest."""
-    return [
-        Workload(**dict(zip(sizes, values, strict=True)), prompt=prompt)
-        for values in itertools.product(*sizes.values())
-    ]
+    combined: Iterator[dict[str, Any]]
+    combined = (dict(zip(sizes, values, strict=True)) for values in itertools.product(*sizes.values()))
+    return [Workload(**named, prompt=prompt) for named in combined]

@@ -6,11 +6,11 @@ To add a kind of target, write a reference and a target of these forms, and let 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
-from pytest_llmperf.model import Trace, Unknown, Workload
+from pytest_llmperf.model import Memory, Round, Trace, Unknown, Workload
 from pytest_llmperf.targets.device import Device
 
 Clock = Callable[[], float]
@@ -48,11 +48,14 @@ class Request:
     """One request, prepared outside the timed part.
 
     Args:
+        workload: with the lengths of this one request, where they differ.
         prompt: in the target's own form: token ids on its device, or text where tokenization is timed.
+        due: seconds after its round begins at which it is to be sent; None as soon as there is room for it.
     """
 
     workload: Workload
     prompt: Any
+    due: float | None = None
 
     def shorter(self, tokens: int) -> Request:
         """The same prompt, answered with at most so many tokens."""
@@ -142,4 +145,30 @@ class Target(Protocol):
 
     def kv_cache_bytes(self, request: Request) -> int | Unknown:
         """Serve the request once more, and size its cache after the last token."""
+        ...
+
+
+@runtime_checkable
+class Served(Protocol):
+    """A target out of this process, which answers many requests at a time; a `Target` besides."""
+
+    versions: Mapping[str, str]
+    """Of the server's software, as far as it says."""
+    notes: tuple[str, ...]
+    """What was left out of the requests, or put otherwise, because the server refuses it."""
+
+    def serve(self, workload: Workload, upcoming: Iterator[Request], clock: Clock) -> Round:
+        """One round of the workload's load: as many requests as it takes, from those upcoming.
+
+        Raises:
+            MeasurementError: not one request that counts was answered as it was asked.
+        """
+        ...
+
+    def memory(self) -> Memory:
+        """Of the server's processes since `begin()`, where they are in sight."""
+        ...
+
+    def close(self) -> None:
+        """Let go of its connections."""
         ...

@@ -218,13 +218,8 @@ def test_a_measurement_as_json_holds_metrics_rounds_memory_and_reasons() -> None
     assert record["memory"]["weights"] == 2**20
     assert record["memory"]["kv_cache"] is None
     assert record["unknown"]["kv_cache_mib"] == "memory was not measured"
-    assert record["workload"] == {
-        "prompt_tokens": 8,
-        "output_tokens": 3,
-        "batch_size": 1,
-        "concurrency": 1,
-        "prompt": None,
-    }
+    asked = {name: value for name, value in record["workload"].items() if value is not None}
+    assert asked == {"prompt_tokens": 8, "output_tokens": 3, "batch_size": 1, "concurrency": 1}
     assert record["environment"] == {
         "device": "cpu",
         "device_name": "a processor",

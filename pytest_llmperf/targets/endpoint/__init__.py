@@ -1,0 +1,1 @@
+"""`endpoint(url)`: a server that is asked over HTTP."""
