@@ -70,31 +70,16 @@ class Workload:
     mix: str | None = None
 
     def __post_init__(self) -> None:
-        optional = [name for name in ("requests", "shared_prefix_tokens") if getattr(self, name) is not None]
-        for name in ("prompt_tokens", "output_tokens", "batch_size", "concurrency", *optional):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise UsageError(f"{name}={value!r}: expected a whole number of at least 1")
-        if self.prompt is not None and (not isinstance(self.prompt, str) or not self.prompt):
-            raise UsageError(f"prompt={self.prompt!r}: expected text of at least one character")
-        self._check_load()
-
-    def _check_load(self) -> None:
-        rate = self.request_rate
-        if rate is not None and not (_is_number(rate) and 0 < rate < math.inf):
-            raise UsageError(f"request_rate={rate!r}: expected requests per second, more than 0")
-        if self.arrivals not in (None, *ARRIVALS):
-            raise UsageError(f"arrivals={self.arrivals!r}: expected one of {', '.join(ARRIVALS)}")
+        for f in dataclasses.fields(self):
+            check_asked(f.name, getattr(self, f.name))
+        rate, shared = self.request_rate, self.shared_prefix_tokens
         if self.arrivals is not None and rate is None:
-            raise UsageError(
-                f"arrivals={self.arrivals!r} needs a request_rate=: at a concurrency answers make the pace"
-            )
+            raise UsageError(f"arrivals={self.arrivals!r} needs a request_rate=; at a concurrency, answers pace it")
         if rate is not None and self.concurrency > 1:
             raise UsageError(
                 f"request_rate={rate:g} and concurrency={self.concurrency}: at a rate as many are in flight as come; "
                 f"name one of them"
             )
-        shared = self.shared_prefix_tokens
         if shared is not None and self.mix is None and shared >= self.prompt_tokens:
             raise UsageError(
                 f"shared_prefix_tokens={shared}: expected fewer than prompt_tokens={self.prompt_tokens}, or every "
@@ -117,8 +102,29 @@ LOADS = ("concurrency", "request_rate", "arrivals", "requests", "shared_prefix_t
 _ONE_AT_A_TIME = ("concurrency", 1)
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def check_asked(name: str, value: object) -> None:
+    """One field of a workload by itself.
+
+    Raises:
+        UsageError: it cannot have this value.
+    """
+    if value is None and name in _OPTIONAL:
+        return
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if name in ("prompt", "mix"):
+        if not isinstance(value, str) or not value:
+            raise UsageError(f"{name}={value!r}: expected text of at least one character")
+    elif name == "request_rate":
+        if not number or not 0 < value < math.inf:  # type: ignore[operator]  # a number
+            raise UsageError(f"request_rate={value!r}: expected requests per second, more than 0")
+    elif name == "arrivals":
+        if value not in ARRIVALS:
+            raise UsageError(f"arrivals={value!r}: expected {' or '.join(ARRIVALS)}")
+    elif not number or not isinstance(value, int) or value < 1:
+        raise UsageError(f"{name}={value!r}: expected a whole number of at least 1")
+
+
+_OPTIONAL = ("prompt", "request_rate", "arrivals", "requests", "shared_prefix_tokens", "mix")
 
 
 @dataclass(frozen=True)
