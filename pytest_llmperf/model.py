@@ -862,6 +862,8 @@ class Result:
     """What each pair of processes of a duet measured."""
     undecided: str = ""
     """Why no more pairs were measured."""
+    notes: tuple[str, ...] = ()
+    """What a reader of its figures should know of how they came about."""
     impossible: str = ""
     """Which times are below what the device can do: an error of ours."""
     explanation: Explanation | None = None
@@ -898,7 +900,7 @@ class Result:
     @classmethod
     def from_plain(cls, record: dict[str, Any]) -> Result:
         rows = tuple(map(_row_from_plain, record["rows"]))
-        lists = {name: tuple(record[name]) for name in ("since", "pairs")}
+        lists = {name: tuple(record[name]) for name in ("since", "pairs", "notes")}
         profile = record["profile"] and Profile.from_plain(record["profile"])
         told = record["explanation"]
         known = {

@@ -285,6 +285,7 @@ def hints(results: Sequence[Result]) -> list[str]:
     lines = [
         f"{result.key}: faster than this machine can be: {result.impossible}" for result in results if result.impossible
     ]
+    lines += [f"{result.key}: {note}" for result in results for note in result.notes]
     stored = [result for result in results if not result.against]
     if new := dict.fromkeys(result.new for result in stored if result.new):
         lines.append(f"NEW: {'; '.join(new)} (pytest --llmperf-update records what is measured)")
