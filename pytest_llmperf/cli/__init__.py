@@ -72,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     measuring.add_argument("-v", "--verbose", action="count", default=0, help="every metric; -vv: samples too")
     measuring.set_defaults(run=_command("measure", "measure"))
     _add_profile(commands)
+    _add_sweep(commands)
     _add_stored_commands(commands)
     _add_calibrate(commands)
     return parser
@@ -95,6 +96,37 @@ def _add_profile(commands: Any) -> None:
     )
     profiling.add_argument("--traces", type=Path, metavar="DIR", help="write traces for Chrome and TensorBoard")
     profiling.set_defaults(run=_command("profile", "profile"))
+
+
+def _add_sweep(commands: Any) -> None:
+    sweeping = commands.add_parser(
+        "sweep",
+        help="find the most load at which a server keeps its limits",
+        description="Measure the server TARGET, as in 'http://127.0.0.1:8000/v1?model=gpt2', at one load after the "
+        "other: at those given, or doubled from 1 on until a limit breaks, and then in between. Exit status 1 if no "
+        "load is borne.",
+    )
+    sweeping.add_argument("target", metavar="TARGET")
+    sweeping.add_argument(
+        "--limit", action="append", default=[], metavar="LIMIT", help="as 'ttft_ms.p95 < 500'; repeatable"
+    )
+    loads = sweeping.add_mutually_exclusive_group()
+    loads.add_argument(
+        "--concurrency", type=_sizes, nargs="?", const=[], default=[], metavar="N[,N…]", help="requests in flight"
+    )
+    loads.add_argument("--rate", type=_rates, nargs="?", const=[], metavar="R[,R…]", help="requests per second instead")
+    sweeping.add_argument("--arrivals", metavar="poisson|constant", help="of a rate (default: poisson)")
+    sweeping.add_argument("--most", type=_checked(whole), metavar="N", help="the highest load that is tried")
+    sweeping.add_argument("--prompt-tokens", type=_checked(whole), default=128, metavar="N")
+    sweeping.add_argument("--output-tokens", type=_checked(whole), default=32, metavar="N")
+    sweeping.add_argument("--mix", metavar="MIX", help="instead of both, as 'uniform:32-512,16-128'")
+    sweeping.add_argument("--shared-prefix-tokens", type=_checked(whole), metavar="N", help="all prompts begin alike")
+    sweeping.add_argument("--requests", type=_checked(whole), metavar="N", help="whose figures count in a round")
+    _add_options(sweeping, "rounds", "max_time")
+    sweeping.add_argument(
+        "--json", type=Path, metavar="FILE", help="write everything seen as JSON; - for standard output"
+    )
+    sweeping.set_defaults(run=_command("sweep", "sweep"))
 
 
 def _add_calibrate(commands: Any) -> None:
@@ -193,6 +225,16 @@ def _sizes(text: str) -> list[int]:
     if not all(size.isdecimal() and int(size) > 0 for size in sizes):
         raise argparse.ArgumentTypeError(f"{text!r}: expected whole numbers of at least 1, separated by commas")
     return [int(size) for size in sizes]
+
+
+def _rates(text: str) -> list[float]:
+    try:
+        rates = [float(part) for part in text.split(",")]
+    except ValueError:
+        rates = []
+    if not rates or not all(0 < rate < float("inf") for rate in rates):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected requests per second, separated by commas")
+    return rates
 
 
 def _checked(parse: Callable[[str], Any]) -> Callable[[str], Any]:

@@ -225,8 +225,8 @@ def subtitle(result: Result) -> str:
     return " · ".join(
         [
             *target,
-            f"{workload.prompt_tokens} → {workload.output_tokens} tokens",
-            f"batch {workload.batch_size}",
+            workload.mix or f"{workload.prompt_tokens} → {workload.output_tokens} tokens",
+            pace(workload) or f"batch {workload.batch_size}",
             result.device,
             f"{result.rounds} round{'s' * (result.rounds != 1)}",
         ]
@@ -334,9 +334,23 @@ def _is_unsure(row: Row) -> bool:
 
 
 def shape(workload: Workload) -> str:
-    """`512→128`, with the batch size where there is one: `8×512→128`."""
+    """`512→128`, with the batch size where there is one, `8×512→128`, and with its load, `512→128 · 16 at once`."""
     batch = f"{workload.batch_size}×" if workload.batch_size > 1 else ""
-    return f"{batch}{workload.prompt_tokens}→{workload.output_tokens}"
+    lengths = workload.mix or f"{batch}{workload.prompt_tokens}→{workload.output_tokens}"
+    return " · ".join(filter(None, [lengths, pace(workload)]))
+
+
+def pace(workload: Workload) -> str:
+    """What a load comes to beside its lengths: `16 at once`, `4 requests/s, constant`; empty for one at a time."""
+    parts = []
+    if workload.concurrency > 1:
+        parts.append(f"{workload.concurrency} at once")
+    if workload.request_rate is not None:
+        parts.append(f"{workload.request_rate:g} requests/s")
+    parts += filter(None, [workload.arrivals])
+    if workload.shared_prefix_tokens is not None:
+        parts.append(f"{workload.shared_prefix_tokens} tokens shared")
+    return ", ".join(parts)
 
 
 def verdict_cell(verdict: Verdict | None) -> Cell:
