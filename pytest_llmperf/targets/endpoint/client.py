@@ -120,10 +120,10 @@ class Client:
             reply.failure = reply.failed(Outcome.TIMED_OUT, f"no end within {self._timeout:g} s")
         except aiohttp.ClientConnectorError as error:
             reply.failure = reply.failed(Outcome.UNREACHABLE, str(getattr(error, "os_error", error)))
-        except (aiohttp.ClientPayloadError, aiohttp.ServerConnectionError, aiohttp.ClientOSError):
+        except (aiohttp.ClientPayloadError, aiohttp.ClientConnectionError):
             reply.failure = Failure(Outcome.CLOSED, "in mid-answer" if answering else "before an answer")
-        except aiohttp.ClientError as error:
-            reply.failure = reply.failed(Outcome.MALFORMED, str(error))
+        except aiohttp.ClientResponseError as error:
+            reply.failure = reply.failed(Outcome.MALFORMED, f"no HTTP: {error.message}")
         return server
 
 

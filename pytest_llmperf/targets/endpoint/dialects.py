@@ -43,6 +43,8 @@ class Wish:
 
 _LENGTH = "answers of exactly the tokens asked for"
 _CHUNKS = "the number of tokens in each chunk"
+_NO_TOKEN = -1
+"""Of `transformers serve`: null is filled in from the model, and min_new_tokens is ignored when it batches."""
 
 USAGE = Wish(
     "usage",
@@ -64,7 +66,7 @@ MIN_TOKENS = Wish("min_tokens", "min_tokens", lambda tokens: tokens, _LENGTH, ("
 GENERATION_CONFIG = Wish(
     "generation_config",
     "generation_config",
-    lambda tokens: json.dumps({"do_sample": False, "max_new_tokens": tokens, "min_new_tokens": tokens}),
+    lambda tokens: json.dumps({"do_sample": False, "eos_token_id": _NO_TOKEN, "max_new_tokens": tokens}),
     _LENGTH,
     ("generation_config",),
 )
@@ -166,6 +168,7 @@ def answer(dialect: Dialect, reply: Reply) -> Answer | Failure:
     for event in found:
         if event.data.strip() == _DONE:
             ended = True
+        if event.data.strip() in ("", _DONE):
             continue
         chunk = _chunk(dialect, event, reply)
         if isinstance(chunk, Failure):
