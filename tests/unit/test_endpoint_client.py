@@ -296,6 +296,11 @@ def test_a_connection_closed_between_rounds_is_not_used_again(connect: Connect) 
     assert server.connections == 3
 
 
+def test_a_long_piece_is_whole(connect: Connect) -> None:
+    long = event({"choices": [{"text": "ß" * 300_000}]})
+    assert post(connect(streams(long, DONE))).body == long + DONE
+
+
 def test_many_requests_go_on_at_a_time(connect: Connect) -> None:
     server = Server(lambda _: streams(*(text("a") for _ in range(8)), DONE))
     client = connect(server)
