@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import struct
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
@@ -91,8 +93,10 @@ class Wire:
         self._writer.close()
 
     def reset(self) -> None:
-        """As a process that dies."""
+        """As a machine that dies; what the client has not read is lost."""
         self.open = False
+        connection = self._writer.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._writer.transport.abort()
 
     async def hang(self) -> None:
@@ -232,8 +236,9 @@ async def _received(reader: asyncio.StreamReader) -> Received | None:
     if not (first := await reader.readline()):
         return None
     method, path, _ = first.decode().split()
-    headers = {}
+    headers: dict[str, str] = {}
     while line := (await reader.readline()).strip():
         name, _, value = line.decode().partition(":")
-        headers[name.lower()] = value.strip()
+        before = f"{headers[name.lower()]}, " if name.lower() in headers else ""
+        headers[name.lower()] = before + value.strip()
     return Received(method, path, headers, await reader.readexactly(int(headers.get("content-length", 0))))

@@ -168,8 +168,9 @@ async def another_protocol(wire: Wire) -> None:
 
 async def half_a_refusal(wire: Wire) -> None:
     await wire.head(500, "text/plain")
-    await wire.send(b"out of me")
-    wire.reset()
+    await wire.send(b"out of ")
+    await wire.send(b"me")
+    wire.close()
 
 
 async def too_short(wire: Wire) -> None:
@@ -184,7 +185,6 @@ async def too_short(wire: Wire) -> None:
         (nothing, Outcome.CLOSED, "before an answer"),
         (a_reset, Outcome.CLOSED, "before an answer"),
         (streams(text("a"), then="close"), Outcome.CLOSED, "in mid-answer"),
-        (streams(text("a"), then="reset"), Outcome.CLOSED, "in mid-answer"),
         (too_short, Outcome.CLOSED, "in mid-answer"),
         (half_a_refusal, Outcome.SERVER_ERROR, "HTTP 500: out of me"),
         (another_protocol, Outcome.MALFORMED, "no HTTP: "),
@@ -197,6 +197,13 @@ def test_a_connection_that_breaks_is_an_outcome(
     assert failure is not None
     assert failure.outcome is outcome
     assert detail in failure.detail
+
+
+def test_a_connection_that_is_reset_keeps_what_came(connect: Connect) -> None:
+    beat = Beat()
+    reply = post(connect(streams(text("a"), text("b"), beat=beat, then="reset")), beat)
+    assert reply.failure == Failure(Outcome.CLOSED, "in mid-answer")
+    assert reply.body == text("a") + text("b")
 
 
 @pytest.mark.parametrize("script", [Wire.hang, streams(text("a"), then="hang")])
@@ -229,7 +236,7 @@ CASES: Mapping[str, tuple[Script, Outcome | None]] = {
     "uncounted": (streams(text("a"), text("bc"), DONE), Outcome.UNCOUNTED),
     "another prompt": (streams(text("a"), text("b"), text("c"), usage(9, 3), DONE), Outcome.OTHER_PROMPT),
     "an error": (streams(text("a"), event({"error": {"message": "out of memory"}}), DONE), Outcome.STREAM_ERROR),
-    "an error, and gone": (streams(text("a"), event({"error": "lost"}), then="reset"), Outcome.STREAM_ERROR),
+    "an error, and gone": (streams(text("a"), event({"error": "lost"}), then="close"), Outcome.STREAM_ERROR),
     "an error, no stream": (answers({"error": {"message": "no"}}), Outcome.STREAM_ERROR),
     "bad JSON": (streams(text("a"), event('{"choices": ['), text("b"), DONE), Outcome.MALFORMED),
     "a page": (answers("<html><body>Welcome</body></html>", kind="text/html"), Outcome.MALFORMED),
@@ -284,14 +291,18 @@ def test_connections_are_kept(connect: Connect) -> None:
 
 
 def test_a_connection_closed_between_rounds_is_not_used_again(connect: Connect) -> None:
+    idle = Beat()
+
     async def script(wire: Wire) -> None:
         await streams(DONE)(wire)
+        await idle.looked_at()
         wire.close()
 
     server = Server(lambda _: script)
     client = connect(server)
     for _ in range(3):
         assert post(client).failure is None
+        idle()
         server.wait_for_silence()
     assert server.connections == 3
 
@@ -311,6 +322,7 @@ def test_many_requests_go_on_at_a_time(connect: Connect) -> None:
     replies = client.run(together())
     assert {reply.body for reply in replies} == {text("a") * 8 + DONE}
     assert {reply.failure for reply in replies} == {None}
+    assert server.connections == 64
 
 
 def test_a_page_is_had_with_the_name_of_the_server(connect: Connect) -> None:

@@ -145,8 +145,9 @@ def test_counts_that_contradict_the_total_are_not_believed() -> None:
 
 
 def test_ids_of_some_events_do_not_count_the_others() -> None:
-    had = traced(read(COMPLETIONS, reply(text("a", token_ids=[1]), text("b"), usage(4, 2)), 4, 2))
-    assert had.arrivals == (11, 12)
+    for last in (usage(4, 2), DONE):
+        had = traced(read(COMPLETIONS, reply(text("a", token_ids=[1]), text("b"), last), 4, 2))
+        assert had.arrivals == (11, 12)
 
 
 def test_where_only_the_total_is_known_it_stays_a_total() -> None:
@@ -267,8 +268,9 @@ def test_an_answer_tells_what_a_server_shows() -> None:
         {"choices": [], "usage": {"completion_tokens": "3"}},
         {"choices": [{"token_ids": 5}]},
         {"type": "ping"},
+        "",
     ],
 )
-def test_events_of_odd_shape_are_no_tokens(odd: dict[str, Any]) -> None:
+def test_events_of_odd_shape_are_no_tokens(odd: dict[str, Any] | str) -> None:
     for dialect, part in ((COMPLETIONS, text("a")), (CHAT, delta(content="a"))):
-        assert traced(read(dialect, reply(part, event(odd), usage(4, 1)), 4, 1)).arrivals == (11,)
+        assert traced(read(dialect, reply(part, usage(4, 1), event(odd)), 4, 1)).arrivals == (11,)

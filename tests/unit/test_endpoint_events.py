@@ -57,6 +57,10 @@ def test_the_last_event_needs_no_blank_line() -> None:
     assert read(b"data: a\n\n", b"data: b", b"\n") == [Event(0, "a"), Event(2, "b")]
 
 
+def test_a_byte_order_mark_is_no_part_of_a_field() -> None:
+    assert read(b"\xef\xbb", b"\xbfdata: a\n\n") == [Event(1, "a")]
+
+
 def test_nothing_and_other_text_hold_no_events() -> None:
     assert read() == []
     assert read(b"\n\n") == []

@@ -25,8 +25,6 @@ Asked = AbstractAsyncContextManager[aiohttp.ClientResponse]
 
 _KEEP_ALIVE = 3.0
 """Seconds that an idle connection is kept: uvicorn closes its own after 5, and must not do so as a request comes."""
-_LONGEST_REFUSAL = 1 << 20
-"""Bytes of a refusal that are read; what is longer is no message."""
 _AT_ONCE = 1 << 16
 """Bytes that asyncio makes room for before it asks the socket. Its own 256 KiB come from the kernel each time, and go
 back: 20 µs for a token of 200 bytes."""
@@ -142,7 +140,7 @@ async def _keep(response: aiohttp.ClientResponse, reply: Reply, clock: Clock) ->
 async def _refused(response: aiohttp.ClientResponse, reply: Reply, clock: Clock) -> None:
     """Its message may be cut short; that it is a refusal was said before."""
     with contextlib.suppress(aiohttp.ClientError, asyncio.TimeoutError):
-        reply.pieces.append((clock(), await response.content.read(_LONGEST_REFUSAL)))
+        await _keep(response, reply, clock)
     status = response.status
     outcome = _REFUSALS.get(status) or (Outcome.SERVER_ERROR if status >= 500 else Outcome.BAD_REQUEST)
     said = complaint(reply.body.decode(errors="replace"))
