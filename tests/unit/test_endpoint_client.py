@@ -187,7 +187,7 @@ async def too_short(wire: Wire) -> None:
         (streams(text("a"), then="close"), Outcome.CLOSED, "in mid-answer"),
         (too_short, Outcome.CLOSED, "in mid-answer"),
         (half_a_refusal, Outcome.SERVER_ERROR, "HTTP 500: out of me"),
-        (another_protocol, Outcome.MALFORMED, "no HTTP: "),
+        (another_protocol, Outcome.MALFORMED, "no HTTP"),
     ],
 )
 def test_a_connection_that_breaks_is_an_outcome(

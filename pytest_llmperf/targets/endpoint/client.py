@@ -164,7 +164,8 @@ async def _session(headers: Mapping[str, str], timeout: float) -> aiohttp.Client
 
 async def _sending(session: aiohttp.ClientSession, context: SimpleNamespace, chunk: object) -> None:
     """The body goes to the socket now: the connection is there, and what asyncio had to do before is done."""
-    context.trace_request_ctx()
+    if context.trace_request_ctx is not None:  # aiohttp 3.10 tells of the empty body of a GET, too
+        context.trace_request_ctx()
 
 
 async def _with_living_connections(work: Coroutine[Any, Any, T]) -> T:
