@@ -75,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_sweep(commands)
     _add_stored_commands(commands)
     _add_calibrate(commands)
+    _add_import(commands)
     return parser
 
 
@@ -199,6 +200,49 @@ def _add_stored_commands(commands: Any) -> None:
     merging.add_argument("shards", nargs="+", type=Path, metavar="SHARD")
     merging.add_argument("--into", type=Path, required=True, metavar="DIR", help="if it exists, one shard more")
     merging.set_defaults(run=_command("baselines", "merge"))
+
+
+def _add_import(commands: Any) -> None:
+    importing = commands.add_parser(
+        "import",
+        help="judge what vllm bench serve, AIPerf or GuideLLM measured",
+        description="Judge results of other load generators by limits and by the baseline of a test, and record them "
+        "as one. FILE is of vllm bench serve --save-detailed, AIPerf (profile_export.jsonl) or GuideLLM "
+        "(benchmarks.json). Further runs of the same load, in the same file or in others, count as further processes.",
+    )
+    importing.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    importing.add_argument(
+        "--test", required=True, metavar="NODEID", help="as whose measurement: tests/test_serving.py::test_load"
+    )
+    importing.add_argument(
+        "--format", choices=("vllm", "aiperf", "guidellm"), help="(default: recognised from the content)"
+    )
+    importing.add_argument(
+        "--select", action="append", default=[], metavar="LABEL", help="of several loads this one; repeatable"
+    )
+    importing.add_argument(
+        "--limit", action="append", default=[], metavar="LIMIT", help="as 'ttft_ms < 500'; repeatable"
+    )
+    recording = importing.add_mutually_exclusive_group()
+    recording.add_argument("--update", action="store_true", help="record it as the baseline")
+    recording.add_argument("--append", action="store_true", help="record it as one more session of the baseline")
+    importing.add_argument("--force", action="store_true", help="record also what breaks a limit")
+    importing.add_argument(
+        "--hardware", default="", metavar="KEY", help="what the server runs on (default: served-HOST, as the file says)"
+    )
+    importing.add_argument(
+        "--baselines",
+        type=Path,
+        default=Path("baselines"),
+        metavar="DIR",
+        help="folder of the baselines (default: baselines)",
+    )
+    _add_options(importing, "tolerance", "strict")
+    importing.add_argument(
+        "--json", type=Path, metavar="FILE", help="write everything seen as JSON; - for standard output"
+    )
+    importing.add_argument("-v", "--verbose", action="count", default=0, help="every metric; -vv: samples too")
+    importing.set_defaults(run=_command("imports", "import_"))
 
 
 def check_folder(option: str, file: Path | None) -> None:

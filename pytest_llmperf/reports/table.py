@@ -280,18 +280,25 @@ def counts(results: Sequence[Result], stale: int = 0) -> str:
     return f"{len(results)} measured: {', '.join(judged)}" + (f"; {stale} stale" if stale else "")
 
 
-def hints(results: Sequence[Result]) -> list[str]:
-    """What would tell more, each thing once."""
+UPDATE = "pytest --llmperf-update"
+
+
+def hints(results: Sequence[Result], update: str = UPDATE) -> list[str]:
+    """What would tell more, each thing once.
+
+    Args:
+        update: the command that records baselines.
+    """
     lines = [
         f"{result.key}: faster than this machine can be: {result.impossible}" for result in results if result.impossible
     ]
     lines += [f"{result.key}: {note}" for result in results for note in result.notes]
     stored = [result for result in results if not result.against]
     if new := dict.fromkeys(result.new for result in stored if result.new):
-        lines.append(f"NEW: {'; '.join(new)} (pytest --llmperf-update records what is measured)")
+        lines.append(f"NEW: {'; '.join(new)} ({update} records what is measured)")
     lines += [f"NEW: {result.key}: {result.new}" for result in results if result.against and result.new]
     if any(result.verdict is Verdict.IMPROVED for result in stored):
-        lines.append("IMPROVED: pytest --llmperf-update makes it the baseline")
+        lines.append(f"IMPROVED: {update} makes it the baseline")
     unsure = [(result, row) for result in results for row in result.rows if _is_unsure(row)]
     unsure.sort(key=lambda told: -_harm(told[1]))
     lines += [f"{result.key}: {_failing(row)}" for result, row in unsure[:_MOST_UNSURE]]
