@@ -9,14 +9,14 @@ Text forms, the same everywhere a target is named:
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 from pytest_llmperf.errors import UsageError
 from pytest_llmperf.model import Unknown
 from pytest_llmperf.names import dtype_name
+from pytest_llmperf.targets.plain import frozen, text_of, value_of
 from pytest_llmperf.targets.protocol import LoadOptions, Reference, Target
 from pytest_llmperf.targets.stream import Stream
 
@@ -62,7 +62,7 @@ class RandomWeights:
     def id(self) -> str:
         named = {"dtype": self.dtype, "attn_implementation": self.attn_implementation}
         options = {name: value for name, value in named.items() if value is not None} | dict(self.overrides)
-        query = "&".join(f"{name}={_text(value)}" for name, value in options.items())
+        query = "&".join(f"{name}={text_of(value)}" for name, value in options.items())
         return f"random:{self.model_type}" + (f"?{query}" if query else "")
 
     def weights_estimate(self, options: LoadOptions) -> int | Unknown:
@@ -128,7 +128,7 @@ def random_weights(
         model_type,
         None if dtype is None else dtype_name(dtype),
         attn_implementation,
-        tuple((name, _frozen(value)) for name, value in sorted(overrides.items())),
+        tuple((name, frozen(value)) for name, value in sorted(overrides.items())),
     )
 
 
@@ -177,38 +177,7 @@ def _from_text(text: str) -> Reference:
             raise UsageError(f"{text!r}: {pair!r} is no option; write random:gpt2?n_layer=2&dtype=bfloat16")
         if name in options:
             raise UsageError(f"{text!r}: {name} is given twice")
-        options[name] = _value(unquote(value))
+        options[name] = value_of(unquote(value))
     if "model_type" in options:
         raise UsageError(f"{text!r}: model_type is what stands after 'random:', and no option")
     return random_weights(model_type, **options)
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
-
-
-def _text(value: Any) -> str:
-    """As `_value` reads it: plain, unless the text would be read as something else."""
-    plain = value if isinstance(value, str) else json.dumps(thawed(value), separators=(",", ":"))
-    if isinstance(value, str) and _value(value) != value:
-        plain = json.dumps(value)
-    return quote(plain, safe='/:,[]{}" ')
-
-
-def _frozen(value: Any) -> Any:
-    """Lists and dictionaries as tuples, so that a reference can be compared and hashed."""
-    if isinstance(value, Mapping):
-        return ("{}", *((key, _frozen(item)) for key, item in value.items()))
-    if isinstance(value, (list, tuple)):
-        return ("[]", *(_frozen(item) for item in value))
-    return value
-
-
-def thawed(value: Any) -> Any:
-    """The plain data that `_frozen` was made of."""
-    if isinstance(value, tuple):
-        return {key: thawed(item) for key, item in value[1:]} if value[0] == "{}" else [thawed(i) for i in value[1:]]
-    return value
