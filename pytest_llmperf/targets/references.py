@@ -1,9 +1,10 @@
-"""References to transformers models: a name, an architecture with random weights, the user's own module.
+"""References: a name, an architecture with random weights, the user's own module, and what else `resolve` knows.
 
 Text forms, the same everywhere a target is named:
 
     gpt2  ·  org/model  ·  ./folder                a Hub id or a local folder
     random:gpt2?n_layer=2&dtype=bfloat16           `random_weights("gpt2", n_layer=2, dtype="bfloat16")`
+    http://host:8000/v1?model=gpt2&api=chat        `endpoint("http://host:8000/v1", model="gpt2", api="chat")`
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from urllib.parse import unquote
 from pytest_llmperf.errors import UsageError
 from pytest_llmperf.model import Unknown
 from pytest_llmperf.names import dtype_name
+from pytest_llmperf.targets.endpoint import Endpoint, from_text
 from pytest_llmperf.targets.plain import frozen, text_of, value_of
 from pytest_llmperf.targets.protocol import LoadOptions, Reference, Target
 from pytest_llmperf.targets.stream import Stream
@@ -138,7 +140,7 @@ def resolve(target: object) -> Reference:
     Raises:
         UsageError: it is neither a name nor a target.
     """
-    if isinstance(target, (Pretrained, RandomWeights, Module, Stream)):
+    if isinstance(target, (Pretrained, RandomWeights, Module, Stream, Endpoint)):
         return target
     if isinstance(target, str):
         return _from_text(target)
@@ -151,7 +153,7 @@ def resolve(target: object) -> Reference:
     hint = "; wrap a function as stream(fn)" if callable(target) else ""
     raise UsageError(
         f"model={target!r} is no target: expected a Hub id, a local folder, random_weights(…), "
-        f"stream(…) or a torch.nn.Module{hint}"
+        f"stream(…), endpoint(…) or a torch.nn.Module{hint}"
     )
 
 
@@ -165,8 +167,10 @@ def _module(module: object) -> Module:
 
 def _from_text(text: str) -> Reference:
     if not text.strip():
-        raise UsageError(f"model={text!r} is empty: expected a Hub id, a local folder or random:TYPE")
+        raise UsageError(f"model={text!r} is empty: expected a Hub id, a local folder, random:TYPE or a url")
     scheme, _, rest = text.partition(":")
+    if rest.startswith("//"):
+        return from_text(text)
     if scheme != "random":
         return Pretrained(text)
     model_type, _, query = rest.partition("?")
