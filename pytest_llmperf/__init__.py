@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pytest_llmperf.model import Measurement, Profile, Workload
     from pytest_llmperf.scaling import Scaling
     from pytest_llmperf.session import Llm
-    from pytest_llmperf.targets import random_weights, stream
+    from pytest_llmperf.targets import endpoint, random_weights, stream
 
     activations_mib: Expression
     cold_ttft_ms: Expression
@@ -65,6 +65,7 @@ __all__ = [
     "cold_ttft_ms",
     "compiles",
     "detokenize_ms",
+    "endpoint",
     "flops_per_token",
     "itl_ms",
     "kernels_per_token",
@@ -102,6 +103,7 @@ _HOMES = {
     "Profile": "model",
     "Scaling": "scaling",
     "Workload": "model",
+    "endpoint": "targets",
     "llm_perf": "mark",
     "random_weights": "targets",
     "stream": "targets",

@@ -25,6 +25,7 @@ EXPORTED = [
     "cold_ttft_ms",
     "compiles",
     "detokenize_ms",
+    "endpoint",
     "flops_per_token",
     "itl_ms",
     "kernels_per_token",
