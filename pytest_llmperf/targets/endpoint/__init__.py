@@ -6,6 +6,7 @@ none, since they may hold a secret.
 
 from __future__ import annotations
 
+import dataclasses
 import ipaddress
 import json
 import math
@@ -62,6 +63,10 @@ class Endpoint:
         port = "" if parts.port is None or self.host == "localhost" else f":{parts.port}"
         last = "" if model is None else f"/{PurePath(model).name if _is_path(model) else model}"
         return f"endpoint:{self.host}{port}{last}" + ("" if self.api == "completions" else f"?api={self.api}")
+
+    def of_base(self) -> Endpoint:
+        """The server with the older code, where there is one."""
+        return self if self.base is None else dataclasses.replace(self, url=self.base, base=None)
 
     @property
     def host(self) -> str:

@@ -6,13 +6,12 @@ import dataclasses
 import itertools
 import os
 import statistics
-from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from pytest_llmperf.errors import MeasurementError, TargetError, UsageError
-from pytest_llmperf.model import Failure, Memory, Outcome, Round, Trace, Unknown, Workload
+from pytest_llmperf.model import Failure, Memory, Round, Trace, Unknown, Workload
 from pytest_llmperf.targets.endpoint import Endpoint
 from pytest_llmperf.targets.endpoint.client import Client
 from pytest_llmperf.targets.endpoint.dialects import DIALECTS, Prompt, read
@@ -110,7 +109,9 @@ class EndpointTarget:
     def serve(self, workload: Workload, upcoming: Iterator[Request], clock: Clock) -> Round:
         service = self._service
         load = load_of(workload, self._usual, self._rounds, timed=timed(workload))
-        ahead = list(itertools.islice(upcoming, load.ramp_up + load.counted))  # so many are sent, whatever comes
+        # About as many come after those that count as before them. What is left is let go, so that every round of a
+        # load takes as many, and base and head of a duet ask the same.
+        ahead = list(itertools.islice(upcoming, 2 * load.ramp_up + load.counted))
 
         def send(request: Request) -> Awaitable[Reply]:
             return service.client.post(service.path, self._asked(request).body, clock)
@@ -119,7 +120,8 @@ class EndpointTarget:
         sent = service.client.run(play(load, itertools.chain(ahead, upcoming), send, clock))
         seen = round_of(sent, self._read_sent, service.client.watch.lag())
         if not seen.traces:
-            raise MeasurementError(f"{self.id}: {_told(seen.failures, len(sent))}")
+            failed = f"{len(seen.failures)} of {len(sent)} requests failed"
+            raise MeasurementError(f"{self.id}: {failed}: {Failure.counted(seen.failures)}")
         self._rounds += 1
         self._usual = statistics.median(trace.ended - trace.sent for trace in seen.traces)
         return seen
@@ -171,16 +173,6 @@ class EndpointTarget:
 
 
 _OUT_OF_SIGHT = Unknown("a server's model is out of sight")
-
-
-def _told(failures: Sequence[Failure], of: int) -> str:
-    """`8 of 8 requests failed: 6 × server error (HTTP 500), 2 × timed out`, each kind in the words of its first."""
-    first: dict[Outcome, Failure] = {}
-    for failure in failures:
-        first.setdefault(failure.outcome, failure)
-    counted = Counter(failure.outcome for failure in failures).most_common()
-    kinds = ", ".join(f"{count} × {first[outcome]}" for outcome, count in counted)
-    return f"{len(failures)} of {of} requests failed: {kinds}"
 
 
 def _headers(reference: Endpoint) -> dict[str, str]:
