@@ -109,9 +109,8 @@ class EndpointTarget:
     def serve(self, workload: Workload, upcoming: Iterator[Request], clock: Clock) -> Round:
         service = self._service
         load = load_of(workload, self._usual, self._rounds, timed=timed(workload))
-        # About as many come after those that count as before them. What is left is let go, so that every round of a
-        # load takes as many, and base and head of a duet ask the same.
-        ahead = list(itertools.islice(upcoming, 2 * load.ramp_up + load.counted))
+        # What is left of them is let go: every round of a load takes as many, and base and head of a duet ask the same.
+        ahead = list(itertools.islice(upcoming, load.usual))
 
         def send(request: Request) -> Awaitable[Reply]:
             return service.client.post(service.path, self._asked(request).body, clock)
