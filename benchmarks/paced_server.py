@@ -61,8 +61,8 @@ class Schedule:
         offset = self.ttft * draw.uniform(1 - self.jitter, 1 + self.jitter)
         offsets = [offset]
         for _ in range(chunks - 1):
-            gap = self.gap * (STALL if draw.random() < self.stalls else draw.uniform(1 - self.jitter, 1 + self.jitter))
-            offset += gap
+            factor = STALL if draw.random() < self.stalls else draw.uniform(1 - self.jitter, 1 + self.jitter)
+            offset += self.gap * factor
             offsets.append(offset)
         return offsets
 
@@ -77,12 +77,14 @@ class Answer:
     """What was sent for one request, and when.
 
     Args:
+        id: as it stands in each of its events.
         received: when the whole request was there.
         due: when each chunk was to be sent.
         sent: when it was, right before the system call.
         counts: tokens in each.
     """
 
+    id: str
     received: float
     due: list[float] = field(default_factory=list)
     sent: list[float] = field(default_factory=list)
@@ -181,12 +183,13 @@ class Stream:
 
     def __init__(self, connection: Connection, received: float, asked: Mapping[str, Any], *, chat: bool) -> None:
         self.connection, self.paced, self.chat = connection, connection.paced, chat
-        self.number, self.paced.number = self.paced.number, self.paced.number + 1
+        self.paced.number += 1
         tokens = asked.get("max_completion_tokens") or asked.get("max_tokens") or 16
         per_chunk = self.paced.schedule.per_chunk
         counts = [per_chunk] * (tokens // per_chunk) + [tokens % per_chunk] * (tokens % per_chunk > 0)
-        offsets = self.paced.schedule.offsets(self.number, len(counts))
-        self.answer = Answer(received, [received + offset for offset in offsets], counts=counts)
+        offsets = self.paced.schedule.offsets(self.paced.number, len(counts))
+        name = f"{'chatcmpl' if chat else 'cmpl'}-{self.paced.number}"
+        self.answer = Answer(name, received, [received + offset for offset in offsets], counts=counts)
         options = asked.get("stream_options") or {}
         self.usage = bool(options.get("include_usage"))
         self.continuous = bool(options.get("continuous_usage_stats"))
@@ -235,7 +238,7 @@ class Stream:
         if self.ids:
             choice["token_ids"] = ids
         event: dict[str, Any] = {
-            "id": f"{'chatcmpl' if self.chat else 'cmpl'}-{self.number}",
+            "id": self.answer.id,
             "object": "chat.completion.chunk" if self.chat else "text_completion",
             "created": 0,
             "model": MODEL,
