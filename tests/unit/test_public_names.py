@@ -13,7 +13,7 @@ import pytest_llmperf
 from pytest_llmperf.limits import EXPRESSIONS
 from pytest_llmperf.metrics import CATALOGUE
 
-HEAVY = ("torch", "transformers", "numpy", "scipy", "pydantic", "rich", "pytest_benchmark")
+HEAVY = ("torch", "transformers", "numpy", "scipy", "pydantic", "rich", "pytest_benchmark", "aiohttp")
 
 EXPORTED = [
     "Llm",
