@@ -33,6 +33,9 @@ STALL = 10.0
 """How many gaps long a stall is."""
 TAIL = 0.005
 """Seconds from the last token to the end of the answer: who takes the end for a token is seen to."""
+FACTORS = 1 << 16
+STRIDE = 7919
+"""From where one answer begins in the factors to where the next does: prime, so that none begins where another did."""
 LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 
 
@@ -55,16 +58,11 @@ class Schedule:
     per_chunk: int = 1
     seed: int = 0
 
-    def offsets(self, number: int, chunks: int) -> list[float]:
-        """Seconds after the request at which the chunks of the so-manieth answer are due."""
-        draw = random.Random(f"{self.seed} {number}")
-        offset = self.ttft * draw.uniform(1 - self.jitter, 1 + self.jitter)
-        offsets = [offset]
-        for _ in range(chunks - 1):
-            factor = STALL if draw.random() < self.stalls else draw.uniform(1 - self.jitter, 1 + self.jitter)
-            offset += self.gap * factor
-            offsets.append(offset)
-        return offsets
+    def factors(self) -> list[float]:
+        """By which the times are multiplied, in the order of their use; answers begin at different places in it."""
+        draw = random.Random(self.seed)
+        even = (draw.uniform(1 - self.jitter, 1 + self.jitter) for _ in range(FACTORS))
+        return [STALL if draw.random() < self.stalls else factor for factor in even]
 
     @property
     def arguments(self) -> list[str]:
@@ -96,6 +94,7 @@ class Paced:
 
     def __init__(self, schedule: Schedule) -> None:
         self.schedule = schedule
+        self.factors = schedule.factors()
         self.loop = asyncio.get_running_loop()
         self.number = 0
         self.log: list[Answer] = []
@@ -187,9 +186,9 @@ class Stream:
         tokens = asked.get("max_completion_tokens") or asked.get("max_tokens") or 16
         per_chunk = self.paced.schedule.per_chunk
         counts = [per_chunk] * (tokens // per_chunk) + [tokens % per_chunk] * (tokens % per_chunk > 0)
-        offsets = self.paced.schedule.offsets(self.paced.number, len(counts))
         name = f"{'chatcmpl' if chat else 'cmpl'}-{self.paced.number}"
-        self.answer = Answer(name, received, [received + offset for offset in offsets], counts=counts)
+        self.answer = Answer(name, received, counts=counts)
+        self.place = STRIDE * self.paced.number
         options = asked.get("stream_options") or {}
         self.usage = bool(options.get("include_usage"))
         self.continuous = bool(options.get("continuous_usage_stats"))
@@ -201,7 +200,13 @@ class Stream:
         self.wait()
 
     def wait(self) -> None:
-        self.timer = self.paced.loop.call_at(self.answer.due[len(self.answer.sent)], self.send)
+        schedule, due = self.paced.schedule, self.answer.due
+        factor = self.paced.factors[(self.place + len(due)) % FACTORS]
+        if due:
+            due.append(due[-1] + schedule.gap * factor)
+        else:  # a stall is one between chunks
+            due.append(self.answer.received + schedule.ttft * min(factor, 1 + schedule.jitter))
+        self.timer = self.paced.loop.call_at(due[-1], self.send)
 
     def send(self) -> None:
         answer = self.answer

@@ -55,7 +55,7 @@ RELATIVE_BAR, ABSOLUTE_BAR_MS = 0.01, 0.3
 FIGURES = ("ttft_ms", "tpot_ms", *(f"itl_ms.{name}" for name in PERCENTILES))
 
 RATE_STREAMS = 256
-RATES = (2_000, 4_000, 6_000, 8_000, 10_000, 12_000, 16_000, 20_000, 24_000, 32_000)
+RATES = (2_000, 4_000, 8_000, 12_000, 16_000, 20_000, 24_000, 28_000, 32_000, 40_000, 48_000, 56_000)
 RATE_SECONDS = 3.0
 LAG_BAR_MS = 1.0
 
@@ -97,7 +97,7 @@ def served_rounds(server: Paced, workload: Workload, rounds: int) -> Iterator[Ro
     """What the client sees of each; the server's log begins anew before it."""
     target = endpoint(f"{server.url}/v1", model=MODEL).load(LoadOptions())
     seeds = itertools.count()
-    most = 2 * workload.concurrency + (workload.requests or 0)
+    most = 4 * workload.concurrency + (workload.requests or 0)
     target.begin()
     try:
         for _ in range(rounds):
@@ -191,10 +191,8 @@ def truth(streams: Sequence[int], schedules: Sequence[str], core: int | None) ->
                 }
 
 
-def peers(
-    tools: Mapping[str, str], streams: Sequence[int], schedules: Sequence[str], core: int | None
-) -> Iterator[Row]:
-    for name, many, (tool, executable) in itertools.product(schedules, streams, tools.items()):
+def peers(tools: Mapping[str, str], streams: Sequence[int], core: int | None) -> Iterator[Row]:
+    for name, many, (tool, executable) in itertools.product(PEERS_SCHEDULES, streams, tools.items()):
         with paced(at(SCHEDULES[name], many), core) as server, tempfile.TemporaryDirectory() as folder:
             load = Load(server.url, MODEL, many, requests_at(many), PROMPT, OUTPUT, Path(folder))
             said = PEERS[tool](executable, load)
