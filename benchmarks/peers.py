@@ -7,6 +7,8 @@ tokens are words, as they are to `paced_server.py`.
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,7 +17,7 @@ from typing import Any
 
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-PATIENCE = 600.0
+PATIENCE = 180.0
 PERCENTILES = ("p50", "p90", "p95", "p99")
 
 
@@ -100,9 +102,19 @@ PEERS: Mapping[str, Callable[[str, Load], Report]] = {"aiperf": aiperf, "guidell
 
 
 def run(command: list[Any], folder: Path) -> None:
-    done = subprocess.run([str(word) for word in command], capture_output=True, cwd=folder, timeout=PATIENCE)
-    if done.returncode:
-        raise RuntimeError(f"{command[0]} failed:\n{(done.stdout + done.stderr).decode()[-2000:]}")
+    """To its end, or to the end of patience with all the processes that it started."""
+    output = folder / "output.txt"
+    with output.open("wb") as file:
+        started = subprocess.Popen(
+            [str(word) for word in command], stdout=file, stderr=file, cwd=folder, preexec_fn=os.setpgrp
+        )
+        try:
+            failed = started.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            os.killpg(started.pid, signal.SIGKILL)
+            failed = started.wait()
+    if failed:
+        raise RuntimeError(f"{command[0]} ended with {failed}:\n{output.read_text(errors='replace')[-2000:]}")
 
 
 def tokenizer(folder: Path) -> Path:

@@ -195,7 +195,11 @@ def peers(tools: Mapping[str, str], streams: Sequence[int], core: int | None) ->
     for name, many, (tool, executable) in itertools.product(PEERS_SCHEDULES, streams, tools.items()):
         with paced(at(SCHEDULES[name], many), core) as server, tempfile.TemporaryDirectory() as folder:
             load = Load(server.url, MODEL, many, requests_at(many), PROMPT, OUTPUT, Path(folder))
-            said = PEERS[tool](executable, load)
+            try:
+                said = PEERS[tool](executable, load)
+            except RuntimeError as error:
+                print(error, file=sys.stderr)
+                continue
             log = server.log()
         answers = [answer for answer in log if answer.id in said.answers] if said.answers else log[many:]
         yield {
@@ -320,7 +324,9 @@ def main() -> int:
         console.print(memory_table(rows["memory"]))
     if "peers" in parts and tools:
         rows["peers"] = list(peers(tools, streams, core))
-        console.print(truth_table(rows["peers"]))
+        ours = [row for row in rows.get("truth", []) if row["schedule"] in PEERS_SCHEDULES]
+        together = sorted([*ours, *rows["peers"]], key=lambda row: (row["schedule"], row["streams"], row["who"]))
+        console.print(truth_table(together))
     if parsed.json:
         parsed.json.write_text(json.dumps(rows, indent=1))
     grown = rows["memory"][-1]["rss_mib"] / rows["memory"][0]["rss_mib"] - 1 if "memory" in rows else 0.0
