@@ -102,7 +102,9 @@ def served_rounds(server: Paced, workload: Workload, rounds: int = 1) -> Iterato
     target.begin()
     try:
         for number, asked in enumerate([warm_up, *[workload] * rounds]):
-            upcoming = [target.request(asked, next(seeds)) for _ in range(4 * asked.concurrency + asked.requests)]
+            upcoming = [
+                target.request(asked, next(seeds)) for _ in range(4 * asked.concurrency + (asked.requests or 0))
+            ]
             server.log()
             with collector_quiet():
                 seen = target.serve(asked, iter(upcoming), time.perf_counter)
