@@ -11,6 +11,7 @@ import json
 import math
 import operator
 import statistics
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -70,31 +71,16 @@ class Workload:
     mix: str | None = None
 
     def __post_init__(self) -> None:
-        optional = [name for name in ("requests", "shared_prefix_tokens") if getattr(self, name) is not None]
-        for name in ("prompt_tokens", "output_tokens", "batch_size", "concurrency", *optional):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise UsageError(f"{name}={value!r}: expected a whole number of at least 1")
-        if self.prompt is not None and (not isinstance(self.prompt, str) or not self.prompt):
-            raise UsageError(f"prompt={self.prompt!r}: expected text of at least one character")
-        self._check_load()
-
-    def _check_load(self) -> None:
-        rate = self.request_rate
-        if rate is not None and not (_is_number(rate) and 0 < rate < math.inf):
-            raise UsageError(f"request_rate={rate!r}: expected requests per second, more than 0")
-        if self.arrivals not in (None, *ARRIVALS):
-            raise UsageError(f"arrivals={self.arrivals!r}: expected one of {', '.join(ARRIVALS)}")
+        for f in dataclasses.fields(self):
+            check_asked(f.name, getattr(self, f.name))
+        rate, shared = self.request_rate, self.shared_prefix_tokens
         if self.arrivals is not None and rate is None:
-            raise UsageError(
-                f"arrivals={self.arrivals!r} needs a request_rate=: at a concurrency answers make the pace"
-            )
+            raise UsageError(f"arrivals={self.arrivals!r} needs a request_rate=; at a concurrency, answers pace it")
         if rate is not None and self.concurrency > 1:
             raise UsageError(
                 f"request_rate={rate:g} and concurrency={self.concurrency}: at a rate as many are in flight as come; "
                 f"name one of them"
             )
-        shared = self.shared_prefix_tokens
         if shared is not None and self.mix is None and shared >= self.prompt_tokens:
             raise UsageError(
                 f"shared_prefix_tokens={shared}: expected fewer than prompt_tokens={self.prompt_tokens}, or every "
@@ -117,8 +103,29 @@ LOADS = ("concurrency", "request_rate", "arrivals", "requests", "shared_prefix_t
 _ONE_AT_A_TIME = ("concurrency", 1)
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def check_asked(name: str, value: object) -> None:
+    """One field of a workload by itself.
+
+    Raises:
+        UsageError: it cannot have this value.
+    """
+    if value is None and name in _OPTIONAL:
+        return
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if name in ("prompt", "mix"):
+        if not isinstance(value, str) or not value:
+            raise UsageError(f"{name}={value!r}: expected text of at least one character")
+    elif name == "request_rate":
+        if not number or not 0 < value < math.inf:  # type: ignore[operator]  # a number
+            raise UsageError(f"request_rate={value!r}: expected requests per second, more than 0")
+    elif name == "arrivals":
+        if value not in ARRIVALS:
+            raise UsageError(f"arrivals={value!r}: expected {' or '.join(ARRIVALS)}")
+    elif not number or not isinstance(value, int) or value < 1:
+        raise UsageError(f"{name}={value!r}: expected a whole number of at least 1")
+
+
+_OPTIONAL = ("prompt", "request_rate", "arrivals", "requests", "shared_prefix_tokens", "mix")
 
 
 @dataclass(frozen=True)
@@ -219,6 +226,13 @@ class Failure:
     def __str__(self) -> str:
         return f"{self.outcome.value} ({self.detail})" if self.detail else self.outcome.value
 
+    @staticmethod
+    def counted(failures: Sequence[Failure]) -> str:
+        """`3 × server error (HTTP 500), 1 × timed out`: by outcome, each with what was said first."""
+        first = {failure.outcome: failure for failure in reversed(failures)}
+        tally = Counter(failure.outcome for failure in failures)
+        return ", ".join(f"{count} × {first[outcome]}" for outcome, count in tally.most_common())
+
 
 @dataclass(frozen=True)
 class Round:
@@ -237,9 +251,14 @@ class Round:
     client_lag: float = 0.0
 
     @property
+    def began(self) -> float:
+        """When the first request that counts was sent."""
+        return min(t.sent for t in self.traces)
+
+    @property
     def wall(self) -> float:
-        """Seconds from the first request sent to the last token."""
-        return max(t.ended for t in self.traces) - min(t.sent for t in self.traces)
+        """Seconds from the first request that counts, when it was sent, to the last token of them."""
+        return max(t.ended for t in self.traces) - self.began
 
 
 _NO_MEMORY_PASS = Unknown("memory was not measured")
@@ -394,6 +413,10 @@ class Ceilings:
 
     bandwidth: float | Unknown = _NOT_PROBED
     flop_rate: float | Unknown = _NOT_PROBED
+
+
+SERVED = "served"
+"""The device type of what is asked over a network."""
 
 
 @dataclass(frozen=True)
@@ -553,6 +576,15 @@ class Measurement:
     @property
     def traces(self) -> tuple[Trace, ...]:
         return tuple(trace for single in self.rounds for trace in single.traces)
+
+    @property
+    def failures(self) -> tuple[Failure, ...]:
+        return tuple(failure for single in self.rounds for failure in single.failures)
+
+    @property
+    def served(self) -> bool:
+        """Whether it was asked over a network, where each request may fail by itself."""
+        return self.environment.device_type == SERVED
 
     @property
     def unknown(self) -> Mapping[str, str]:
@@ -830,6 +862,8 @@ class Result:
     """What each pair of processes of a duet measured."""
     undecided: str = ""
     """Why no more pairs were measured."""
+    notes: tuple[str, ...] = ()
+    """What a reader of its figures should know of how they came about."""
     impossible: str = ""
     """Which times are below what the device can do: an error of ours."""
     explanation: Explanation | None = None
@@ -866,7 +900,7 @@ class Result:
     @classmethod
     def from_plain(cls, record: dict[str, Any]) -> Result:
         rows = tuple(map(_row_from_plain, record["rows"]))
-        lists = {name: tuple(record[name]) for name in ("since", "pairs")}
+        lists = {name: tuple(record[name]) for name in ("since", "pairs", "notes")}
         profile = record["profile"] and Profile.from_plain(record["profile"])
         told = record["explanation"]
         known = {

@@ -13,7 +13,8 @@ from typing import Any
 from pytest_llmperf.errors import UsageError, did_you_mean
 from pytest_llmperf.limits import Expression, parse
 from pytest_llmperf.mark import KEYWORDS
-from pytest_llmperf.model import Limit, Tolerance, Workload
+from pytest_llmperf.mixes import mix_of
+from pytest_llmperf.model import Limit, Tolerance, Workload, check_asked
 from pytest_llmperf.names import device_name, dtype_name
 from pytest_llmperf.targets import LoadOptions, Reference, Stream, resolve
 from pytest_llmperf.units import fraction
@@ -92,14 +93,12 @@ def merge(levels: Sequence[Level]) -> Settings:
     sizes = {name: keywords.pop(name) for name in _SIZES if name in keywords}
     target = keywords.pop("model", None)
     workload = Workload(**sizes)
-    if workload.concurrency > 1 and target is not None and target.in_process:
-        one, instead = "batch", f"; use batch_size={workload.concurrency}"
+    if workload.loads and target is not None and target.in_process:
+        name, value = next(iter(workload.loads.items()))
+        one, instead = "batch", f"; use batch_size={value}" * (name == "concurrency")
         if isinstance(target, Stream):
             one, instead = "request", ""
-        raise UsageError(
-            f"concurrency={workload.concurrency}: {target.id} runs in this process and serves one {one} at a time"
-            f"{instead}"
-        )
+        raise UsageError(f"{name}={value!r}: {target.id} runs in this process and serves one {one} at a time{instead}")
     return Settings(tuple(limits), tuple(tolerances), target, workload, **keywords)
 
 
@@ -127,12 +126,18 @@ def _workload(value: object) -> Workload:
     raise UsageError(f"workload={value!r}: expected a Workload(…) or the name of a preset")
 
 
-def _size(name: str) -> Callable[[Any], Any]:
-    def check_size(value: Any) -> Any:
-        Workload(**{name: value})
+def _asked(name: str) -> Callable[[Any], Any]:
+    def check_value(value: Any) -> Any:
+        check_asked(name, value)
         return value
 
-    return check_size
+    return check_value
+
+
+def _mix(value: Any) -> Any:
+    check_asked("mix", value)
+    mix_of(value)
+    return value
 
 
 def _tolerance(value: object) -> float:
@@ -165,7 +170,8 @@ def _load(value: object) -> Mapping[str, Any]:
 
 _CHECKS: Mapping[str, Callable[[Any], Any]] = {
     "model": resolve,
-    **{name: _size(name) for name in _SIZES},
+    **{name: _asked(name) for name in _SIZES},
+    "mix": _mix,
     "workload": _workload,
     "dtype": dtype_name,
     "device": device_name,

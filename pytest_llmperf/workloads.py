@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from pytest_llmperf.errors import UsageError, did_you_mean
+from pytest_llmperf.mixes import Shape, mix_of
 from pytest_llmperf.model import Workload
 
 PRESETS: Mapping[str, Workload] = MappingProxyType(
@@ -36,11 +37,29 @@ def preset(name: str) -> Workload:
 def prompt_ids(workload: Workload, vocabulary: int, special: Collection[int], seed: int) -> list[list[int]]:
     """Seeded random token ids, `batch_size` × `prompt_tokens`, without the special ones.
 
-    Different seeds give different prompts, so that no prefix cache answers one with another.
+    Different seeds give different prompts, so that no prefix cache answers one with another, but for what they are to
+    share.
     """
     draw = random.Random(seed)
     ordinary = _Ordinary(vocabulary, special)
-    return [[ordinary.draw(draw) for _ in range(workload.prompt_tokens)] for _ in range(workload.batch_size)]
+    shared = ordinary.ids(random.Random("shared"), min(workload.shared_prefix_tokens or 0, workload.prompt_tokens))
+    own = workload.prompt_tokens - len(shared)
+    return [[*shared, *ordinary.ids(draw, own)] for _ in range(workload.batch_size)]
+
+
+def lengths(workload: Workload, seed: int) -> Shape:
+    """Those of one request.
+
+    Raises:
+        UsageError: the workload's mix is none, or cannot be read.
+    """
+    return mix_of(workload.mix).shape(seed) if workload.mix else Shape(workload.prompt_tokens, workload.output_tokens)
+
+
+def timed(workload: Workload) -> int | None:
+    """How many requests of a replay are sent at their own times; None where the workload sets the pace itself."""
+    paced = workload.request_rate is not None or workload.concurrency > 1
+    return None if workload.mix is None or paced else mix_of(workload.mix).timed
 
 
 class _Ordinary:
@@ -52,7 +71,10 @@ class _Ordinary:
         if not set(range(min(vocabulary, len(self._special) + 1))) - self._special:
             raise UsageError(f"a vocabulary of {vocabulary} tokens holds nothing but special ones")
 
-    def draw(self, source: random.Random) -> int:
+    def ids(self, source: random.Random, count: int) -> list[int]:
+        return [self._draw(source) for _ in range(count)]
+
+    def _draw(self, source: random.Random) -> int:
         while (token := int(source.random() * self._vocabulary)) in self._special:
             pass
         return token

@@ -10,6 +10,7 @@ from typing import Any
 from pytest_llmperf.baselines.compare import learned
 from pytest_llmperf.baselines.exact import counted_with, exact_folder, is_exact, said
 from pytest_llmperf.baselines.schema import MOST_SESSIONS, Entry, Recording, Session
+from pytest_llmperf.mixes import identity
 from pytest_llmperf.model import Workload, plain
 
 
@@ -104,8 +105,11 @@ def _latest(entry: Entry, like: Entry) -> dict[str, float]:
 
 
 def stored_workload(workload: Workload) -> dict[str, Any]:
-    """A workload as it is stored and compared; of a text only its digest."""
+    """A workload as it is stored and compared; of a text and of a recorded mix only its digest."""
     sizes: dict[str, Any] = {name: value for name, value in plain(workload).items() if value is not None}
+    if workload.mix is not None:
+        sizes["mix"] = identity(workload.mix)
+        del sizes["prompt_tokens"], sizes["output_tokens"]
     if workload.prompt is not None:
         sizes["prompt"] = f"sha256:{hashlib.sha256(workload.prompt.encode()).hexdigest()[:16]}"
     return sizes

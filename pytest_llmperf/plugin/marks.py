@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pytest_llmperf.errors import UsageError
-from pytest_llmperf.model import Workload
+from pytest_llmperf.model import LOADS, Workload
 from pytest_llmperf.plugin.places import place_of_mark
 from pytest_llmperf.settings import Level, Settings, check, merge
 from pytest_llmperf.targets import Module, Pretrained, RandomWeights, Reference, Stream
@@ -30,8 +30,8 @@ def checked_settings(item: pytest.Item) -> Settings:
     try:
         settings = merge(levels)
     except UsageError as error:
-        # What can be wrong only together is a concurrency that the target does not serve.
-        mark, owner = next((one for one in found if {"concurrency", "workload"} & set(one[0].kwargs)), found[0])
+        # What can be wrong only together is a load that contradicts itself, or one that the target does not serve.
+        mark, owner = next((one for one in found if {*LOADS, "workload"} & set(one[0].kwargs)), found[0])
         raise UsageError(f"{_place(item, mark, owner)}: @llm_perf of {item.name}: {error}") from None
     item.stash[TARGET] = settings.target
     return settings

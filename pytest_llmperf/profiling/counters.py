@@ -43,7 +43,7 @@ def count(
         LlmperfError: as serving does. Any other error is of counting alone, and leaves its counts unknown.
     """
     if "torch" not in sys.modules:  # nothing of it can run, and importing it takes seconds
-        return _unseen(NO_OPERATOR, kv_cache)
+        return unseen(NO_OPERATOR, kv_cache)
     from pytest_llmperf.profiling.flops import Counted, work
     from pytest_llmperf.profiling.operators import Profiled, profile
 
@@ -51,9 +51,9 @@ def count(
         whole = timely(request.workload.output_tokens)
         counted = _tried(lambda: work(target, request), Counted.unseen) if whole else Counted.unseen(_NO_TIME)
         if counted.prefill.flops == NO_OPERATOR:
-            return _unseen(NO_OPERATOR, kv_cache)
+            return unseen(NO_OPERATOR, kv_cache)
         if not timely(PROFILED_TOKENS):
-            return _unseen(_NO_TIME, kv_cache)
+            return unseen(_NO_TIME, kv_cache)
         profiled = _tried(lambda: profile(target, request.shorter(PROFILED_TOKENS), trace), Profiled.unseen)
         growth = _tried(lambda: _cache_growth(target, request, kv_cache), lambda why: why)
     return Counts(
@@ -67,7 +67,8 @@ def count(
     )
 
 
-def _unseen(why: Unknown, kv_cache: int | Unknown) -> Counts:
+def unseen(why: Unknown, kv_cache: int | Unknown) -> Counts:
+    """Nothing is counted, and why."""
     phase, work = Phase(why, why, why, why), Work(why, why)
     growth = kv_cache if isinstance(kv_cache, Unknown) else why
     return Counts(phase, phase, work, work, cache_growth=growth, compiles=why)

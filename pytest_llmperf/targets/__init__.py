@@ -7,7 +7,7 @@ Importing this package imports neither torch nor transformers.
 
 from __future__ import annotations
 
-from pytest_llmperf.targets.protocol import Clock, LoadOptions, Reference, Request, Target
+from pytest_llmperf.targets.protocol import Clock, LoadOptions, Reference, Request, Served, Target
 from pytest_llmperf.targets.references import Module, Pretrained, RandomWeights, random_weights, resolve
 from pytest_llmperf.targets.stream import Stream, stream
 
@@ -19,6 +19,7 @@ __all__ = [
     "RandomWeights",
     "Reference",
     "Request",
+    "Served",
     "Stream",
     "Target",
     "random_weights",

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_llmperf.errors import UsageError
+from pytest_llmperf.mixes import Shape
 from pytest_llmperf.model import Workload
-from pytest_llmperf.workloads import PRESETS, grid, preset, prompt_ids
+from pytest_llmperf.workloads import PRESETS, grid, lengths, preset, prompt_ids, timed
 
 
 def test_the_presets_are_the_four_combinations_of_long_and_short() -> None:
@@ -63,6 +64,28 @@ def test_no_prompt_begins_as_another_does() -> None:
     """A prefix cache works on blocks of tokens: eight alike would be enough for some."""
     starts = [tuple(prompt_ids(Workload(16), 32_000, (), seed)[0][:8]) for seed in range(100)]
     assert len(set(starts)) == 100
+
+
+def test_prompts_share_as_much_as_they_are_to_and_no_more() -> None:
+    shared = Workload(20, 1, shared_prefix_tokens=8)
+    one, other = (prompt_ids(shared, 32_000, (), seed)[0] for seed in (1, 2))
+    assert one[:8] == other[:8]
+    assert one[8] != other[8]
+    assert len(one) == len(other) == 20
+
+
+def test_requests_are_as_long_as_the_workload_says_or_its_mix() -> None:
+    assert lengths(Workload(20, 5), seed=3) == Shape(20, 5)
+    assert lengths(Workload(mix="uniform:7,2"), seed=3) == Shape(7, 2)
+
+
+def test_a_replay_is_sent_at_its_own_times_unless_the_workload_sets_the_pace(tmp_path) -> None:
+    file = tmp_path / "chat.jsonl"
+    file.write_text('{"prompt_tokens": 3, "output_tokens": 2, "arrival": 1}\n' * 4)
+    assert timed(Workload(mix=f"replay:{file}")) == 4
+    assert timed(Workload(mix=f"replay:{file}", concurrency=2)) is None
+    assert timed(Workload(mix=f"replay:{file}", request_rate=2)) is None
+    assert timed(Workload()) is None
 
 
 def test_every_ordinary_token_is_drawn_sooner_or_later() -> None:

@@ -43,6 +43,8 @@ class Wish:
 
 _LENGTH = "answers of exactly the tokens asked for"
 _CHUNKS = "the number of tokens in each chunk"
+_NO_TOKEN = -1
+"""Of `transformers serve`: null is filled in from the model, and min_new_tokens is ignored when it batches."""
 
 USAGE = Wish(
     "usage",
@@ -64,7 +66,7 @@ MIN_TOKENS = Wish("min_tokens", "min_tokens", lambda tokens: tokens, _LENGTH, ("
 GENERATION_CONFIG = Wish(
     "generation_config",
     "generation_config",
-    lambda tokens: json.dumps({"do_sample": False, "max_new_tokens": tokens, "min_new_tokens": tokens}),
+    lambda tokens: json.dumps({"do_sample": False, "eos_token_id": _NO_TOKEN, "max_new_tokens": tokens}),
     _LENGTH,
     ("generation_config",),
 )
@@ -156,7 +158,7 @@ def body(
 
 def answer(dialect: Dialect, reply: Reply) -> Answer | Failure:
     """What the server answered, whatever it was asked; a failure where that is no answer at all."""
-    if reply.failure is not None and reply.failure.outcome not in _CUT_OFF:
+    if reply.failure is not None and reply.failure.outcome not in _AFTER_A_BEGINNING:
         return reply.failure
     found = events(reply.pieces)
     if not found and reply.failure is None:
@@ -166,17 +168,17 @@ def answer(dialect: Dialect, reply: Reply) -> Answer | Failure:
     for event in found:
         if event.data.strip() == _DONE:
             ended = True
+        if event.data.strip() in ("", _DONE):
             continue
         chunk = _chunk(dialect, event, reply)
-        if isinstance(chunk, Failure):
-            cut_off = event is found[-1] and not reply.body.endswith((b"\n", b"\r"))
-            if chunk.outcome is not Outcome.MALFORMED or not cut_off:
-                return chunk
-            return reply.failure or reply.failed(Outcome.CLOSED, "in the middle of an event")
-        chunks.append((event.time, chunk))
+        if isinstance(chunk, Chunk):
+            chunks.append((event.time, chunk))
+        elif chunk.outcome is Outcome.MALFORMED and event is found[-1] and not reply.body.endswith((b"\n", b"\r")):
+            return _cut_off(reply, "in the middle of an event")
+        else:
+            return chunk
     if reply.failure is not None:
-        came = sum(chunk.text for _, chunk in chunks)
-        return Failure(reply.failure.outcome, f"{reply.failure.detail}, after {came} events with text")
+        return _cut_off(reply, f"events with text so far: {sum(chunk.text for _, chunk in chunks)}")
     return _answer(reply.sent, chunks, ended)
 
 
@@ -194,8 +196,7 @@ def read(dialect: Dialect, reply: Reply, prompt_tokens: int | None, output_token
 
 
 _DONE = "[DONE]"
-_CUT_OFF = (Outcome.CLOSED, Outcome.TIMED_OUT)
-"""Failures that come after a beginning."""
+_AFTER_A_BEGINNING = (Outcome.CLOSED, Outcome.TIMED_OUT)
 
 
 def _chunk(dialect: Dialect, event: Event, reply: Reply) -> Chunk | Failure:
@@ -211,6 +212,12 @@ def _chunk(dialect: Dialect, event: Event, reply: Reply) -> Chunk | Failure:
     if record.get("error") or record.get("object") == "error" or event.name == "error":
         return reply.failed(Outcome.STREAM_ERROR, complaint(event.data))
     return dialect.chunk(record)
+
+
+def _cut_off(reply: Reply, where: str) -> Failure:
+    if reply.failure is None:
+        return Failure(Outcome.CLOSED, where)
+    return Failure(reply.failure.outcome, f"{reply.failure.detail}, {where}")
 
 
 def _no_stream(reply: Reply) -> Failure:
@@ -280,12 +287,12 @@ def _fault(had: Answer, prompt_tokens: int | None, output_tokens: int) -> Failur
     if had.tokens is None and tokens != output_tokens and had.finish in ("", "length"):
         return Failure(
             Outcome.UNCOUNTED,
-            f"{tokens} events with text for {output_tokens} tokens, and neither usage nor token ids to count by",
+            f"events with text: {tokens}, tokens asked for: {output_tokens}; no usage and no token ids to count by",
         )
     if tokens < output_tokens:
         return Failure(Outcome.STOPPED_EARLY, f"{of}{why}")
     if tokens > output_tokens:
-        return Failure(Outcome.TOO_LONG, f"{of}{why}")
+        return Failure(Outcome.TOO_LONG, f"{tokens} tokens, {output_tokens} asked for{why}")
     if prompt_tokens is None and had.prompt_tokens is None:
         return Failure(Outcome.UNCOUNTED, "the server sends no usage that would tell the length of the prompt")
     if prompt_tokens is not None and had.prompt_tokens not in (None, prompt_tokens):

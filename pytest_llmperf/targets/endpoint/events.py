@@ -48,7 +48,7 @@ def _events(pieces: Sequence[tuple[float, bytes]]) -> Iterator[Event]:
                 data.append(value)
             elif field == b"event":
                 name = value
-        if not text or line.end() == len(body):
+        else:  # also where the body ends
             if data:
                 whole = min(line.end(1), len(body) - 1)
                 time = pieces[bisect_right(ends, whole)][0]
