@@ -57,6 +57,7 @@ def aiperf(executable: str, load: Load) -> Report:
     command = [
         *(executable, "profile", "--model", load.model, "--url", load.url, "--endpoint-type", "completions"),
         *("--streaming", "--use-legacy-max-tokens", "--use-server-token-count", "--ui", "none"),
+        *("--no-gpu-telemetry", "--no-server-metrics"),
         *("--tokenizer", tokenizer(load.folder), "--output-artifact-dir", load.folder),
         *("--concurrency", load.concurrency, "--request-count", load.requests),
         *("--warmup-request-count", load.concurrency),

@@ -314,6 +314,7 @@ def main() -> int:
     for clock in ("perf_counter", "monotonic"):
         if "CLOCK_MONOTONIC" not in time.get_clock_info(clock).implementation:
             raise SystemExit(f"time.{clock} is not CLOCK_MONOTONIC here: processes do not share it")
+    everywhere = os.sched_getaffinity(0)
     core, own = map(int, parsed.cores.split(",")) if parsed.cores else (None, None)
     if own is not None:
         os.sched_setaffinity(0, [own])
@@ -332,6 +333,7 @@ def main() -> int:
         rows["memory"] = list(memory(core))
         console.print(memory_table(rows["memory"]))
     if "peers" in parts and tools:
+        os.sched_setaffinity(0, everywhere)  # they are made of many processes
         rows["peers"] = list(peers(tools, streams, core))
         ours = [row for row in rows.get("truth", []) if row["schedule"] in PEERS_SCHEDULES]
         together = sorted([*ours, *rows["peers"]], key=lambda row: (row["schedule"], row["streams"], row["who"]))
