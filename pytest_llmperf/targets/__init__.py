@@ -7,12 +7,14 @@ Importing this package imports neither torch nor transformers.
 
 from __future__ import annotations
 
+from pytest_llmperf.targets.endpoint import Endpoint, endpoint
 from pytest_llmperf.targets.protocol import Clock, LoadOptions, Reference, Request, Served, Target
 from pytest_llmperf.targets.references import Module, Pretrained, RandomWeights, random_weights, resolve
 from pytest_llmperf.targets.stream import Stream, stream
 
 __all__ = [
     "Clock",
+    "Endpoint",
     "LoadOptions",
     "Module",
     "Pretrained",
@@ -22,6 +24,7 @@ __all__ = [
     "Served",
     "Stream",
     "Target",
+    "endpoint",
     "random_weights",
     "resolve",
     "stream",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import time
 import weakref
 from collections.abc import Collection, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -17,6 +18,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from pytest_llmperf.model import Failure, Outcome
+from pytest_llmperf.targets.endpoint.loop import watched_loop
 from pytest_llmperf.targets.endpoint.replies import Reply, complaint
 from pytest_llmperf.targets.protocol import Clock
 
@@ -68,7 +70,7 @@ class Client:
         self._url = URL(url.rstrip("/") + "/")
         self._timeout = timeout
         self._secrets = tuple(words for value in headers.values() for words in (value, *value.split()))
-        self._loop = asyncio.new_event_loop()
+        self._loop, self.watch = watched_loop(time.perf_counter)
         self._session = self._loop.run_until_complete(_session(headers, timeout))
         self._finalizer = weakref.finalize(self, _close, self._loop, self._session)
 
