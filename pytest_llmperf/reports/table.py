@@ -135,9 +135,10 @@ def _grown(phase: str, rows: Sequence[Grown]) -> Table:
     most = max((value for row in rows for value in row.milliseconds or ()), default=0.0)
     table = Table(f"{title}, {phase}, {unit}", "", _GROWN)
     for row in rows:
-        spent = " → ".join(f"{value:.{2 if most >= 1 else 3}f}" for value in row.milliseconds or ())
+        times = [f"{value:.{2 if most >= 1 else 3}f}" for value in row.milliseconds or ()]
+        spent = Cell(" → ".join(times)) if times else Cell("too short to tell" * timed, dim=True)
         calls = f"{' → '.join(map(short_number, row.calls))}{' calls' * timed}" if row.calls else ""
-        table.rows.append((Cell(row.operator), Cell(spent), Cell(calls)))
+        table.rows.append((Cell(row.operator), spent, Cell(calls)))
     return table
 
 

@@ -259,6 +259,12 @@ def test_short_times_are_shown_with_more_digits() -> None:
     assert "0.010 → 0.021   24 → 48 calls" in failure_text(_explained(Explanation(grown)))
 
 
+def test_a_row_without_times_among_others_says_why() -> None:
+    grown = {"decode": (Grown("aten::copy_", (24, 48), (0.1, 0.71)), Grown("aten::eq", (1, 2)))}
+    text = failure_text(_explained(Explanation(grown)))
+    assert "    aten::eq      too short to tell     1 → 2 calls" in text
+
+
 def test_what_misses_operators_says_so_dimly() -> None:
     result = _explained(Explanation(missing="the baseline keeps none"))
     assert "\n  the baseline keeps none\n" in failure_text(result)
