@@ -321,6 +321,7 @@ class Phase:
         kernels: launched on the device.
         seconds: on the host, while it was profiled.
         operators: of these, by name, the longest first.
+        steps: that were profiled, of which this is the typical one.
     """
 
     ops: float | Unknown = _NO_COUNTS
@@ -328,6 +329,7 @@ class Phase:
     kernels: float | Unknown = _NO_COUNTS
     seconds: float | Unknown = _NO_COUNTS
     operators: tuple[Operator, ...] = ()
+    steps: int = 0
 
     @property
     def on_device(self) -> bool:

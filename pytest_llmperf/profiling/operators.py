@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
 import re
 import statistics
+import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -15,10 +18,16 @@ from typing import Any
 from pytest_llmperf.model import Operator, Phase, Unknown
 from pytest_llmperf.profiling import NO_OPERATOR, NOT_BY_TOKEN, ONE_TOKEN
 from pytest_llmperf.roles import is_operator, is_wait
-from pytest_llmperf.targets import Request, Target
+from pytest_llmperf.targets import Clock, Request, Target
 
+FEWEST_STEPS = 5
+"""Of decode, from which on one of them that was held up is not taken for the typical one."""
+_LONGEST_S = 2.0
+"""After which a request is not served again for more steps."""
 _MARK = "llmperf step"
 _READ = "aten::_local_scalar_dense"
+_TYPICAL_STEP = statistics.median_low
+"""Of two steps the shorter one: in the other the processor may have been taken away."""
 _LAUNCH = re.compile(r"^(cuda|cu|hip)\w*Launch(?!HostFunc)")
 _NO_DEVICE = Unknown("the target launches no kernels: it is not on a CUDA device")
 
@@ -35,11 +44,11 @@ class Profiled:
         return cls(_unseen(why), _unseen(why))
 
 
-def profile(target: Target, request: Request, trace: Path | None = None) -> Profiled:
-    """Serve the request once more under `torch.profiler`, and its prefill twice.
+def profile(target: Target, request: Request, trace: Path | None = None, clock: Clock = time.perf_counter) -> Profiled:
+    """Serve the request under `torch.profiler`, again where its steps are few, and its prefill once more.
 
-    Decode is its steps but the first, which sets up what the others find ready. Calls are means of what was seen, and
-    times medians of steps, the shorter ones of both prefills: the processor may have been taken away in any.
+    Decode is steps but the first of an answer, which sets up what the others find ready. Calls are means of what was
+    seen, times the middle of steps and the shortest of prefills: the processor may have been taken away in any.
 
     Args:
         trace: where a Chrome trace goes, which TensorBoard opens too.
@@ -55,30 +64,45 @@ def profile(target: Target, request: Request, trace: Path | None = None) -> Prof
         with record_function(_MARK):
             pass
 
+    def serve(part: Request) -> Unknown | None:
+        mark()
+        return target.step_through(part, mark)
+
+    def serve_all() -> Iterator[Unknown | None]:
+        until = clock() + _LONGEST_S
+        yield serve(request)
+        for _ in itertools.takewhile(lambda _: clock() < until, range(_passes(tokens) - 1)):
+            yield serve(request)
+        yield serve(request.shorter(1))
+
     on_device = target.device.name.startswith("cuda")
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_device else [])]
+    tokens = request.workload.output_tokens
     target.device.synchronize()
     with profiling(activities=activities) as seen:
-        hidden = target.step_through(request, mark)
-        mark()
-        if hidden is None:
-            target.step_through(request.shorter(1), mark)
+        passes = list(serve_all())
         target.device.synchronize()
     if trace is not None:
         seen.export_chrome_trace(str(trace))
     events = [event for event in seen.events() or () if not event.is_async]
     marks = sorted(event.time_range.start for event in events if event.name == _MARK and _on_host(event))
-    tokens = request.workload.output_tokens
-    if not hidden and len(marks) != tokens + 2:
+    hidden = passes[0]
+    if not hidden and len(marks) != (len(passes) - 1) * (1 + tokens) + 2:
         hidden = NOT_BY_TOKEN
     if not hidden and not any(is_operator(event.name) for event in events):
         hidden = NO_OPERATOR
     if hidden:
         return Profiled.unseen(hidden)
-    began = min(event.time_range.start for event in events)
-    steps = list(pairwise(marks[:tokens]))
-    decode = _phase(events, steps[1:] or steps, on_device, statistics.median) if steps else _unseen(ONE_TOKEN)
-    return Profiled(_phase(events, [(began, marks[0]), (marks[-2], marks[-1])], on_device, min), decode)
+    spans = [list(pairwise(marks[start : start + 1 + tokens])) for start in range(0, len(marks), 1 + tokens)]
+    steps = [step for _, *decode in spans for step in decode[1:] or decode]
+    decode = _phase(events, steps, on_device, _TYPICAL_STEP) if steps else _unseen(ONE_TOKEN)
+    return Profiled(_phase(events, [each[0] for each in spans], on_device, min), decode)
+
+
+def _passes(tokens: int) -> int:
+    """How often to serve so many tokens."""
+    steps = max(1, tokens - 2)  # without the first one, if there is another
+    return math.ceil(FEWEST_STEPS / steps) if tokens > 1 else 1
 
 
 def _profiler_busy() -> Unknown | None:
@@ -122,6 +146,7 @@ def _phase(
         kernels=launches / len(spans) if on_device else _NO_DEVICE,
         seconds=max(on_host, sum(row.device for row in rows)),  # a device may go on after the host has launched all
         operators=rows,
+        steps=len(spans),
     )
 
 

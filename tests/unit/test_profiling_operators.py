@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import itertools
 import json
 import statistics
 from dataclasses import dataclass, field
@@ -83,6 +84,27 @@ def test_one_token_has_a_prefill_and_no_decode() -> None:
     seen = profiled(loaded(), Workload(8, 1))
     assert seen.prefill.ops > 0
     assert seen.decode == Phase(*4 * [Unknown("a step of decode needs at least 2 output tokens")])
+
+
+@pytest.mark.parametrize(("tokens", "steps"), [(2, 5), (3, 5), (4, 6), (5, 6), (6, 8), (7, 5), (10, 8)])
+def test_a_short_answer_is_served_again_until_it_has_steps_enough(tokens: int, steps: int) -> None:
+    seen = profiled(loaded(), Workload(8, tokens))
+    assert seen.decode.steps == steps
+    assert seen.decode.find("aten::addmm").calls == 2 * 4
+    assert seen.prefill.steps > 1
+
+
+def test_a_slow_answer_is_not_served_again() -> None:
+    ticks = itertools.count(step=1.5)
+    assert profiled(loaded(), Workload(8, 3), clock=lambda: next(ticks)).decode.steps == 2
+
+
+def test_one_of_few_steps_in_which_the_processor_was_taken_away_is_not_the_typical_one() -> None:
+    spans = [(0.0, 10.0), (10.0, 500.0)]
+    events = [Event("aten::mm", start=1, self_cpu_time_total=5), Event("aten::mm", start=12, self_cpu_time_total=480)]
+    decode = operators._phase(events, spans, False, operators._TYPICAL_STEP)
+    assert decode.seconds == pytest.approx(10e-6)
+    assert decode.operators[0].host == pytest.approx(5e-6)
 
 
 def test_two_tokens_have_one_step_of_decode() -> None:
