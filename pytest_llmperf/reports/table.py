@@ -142,6 +142,16 @@ def _grown(phase: str, rows: Sequence[Grown]) -> Table:
     return table
 
 
+def beside_profile(result: Result) -> list[str]:
+    """What else a reader of its operators should know."""
+    tpot = [row.value for row in result.rows if row.metric == "tpot_ms" and row.statistic == "median" and row.value]
+    grown = bool(result.explanation and result.explanation.grown)
+    return [
+        *(f"without it tpot_ms is {short_number(value)}" for value in tpot[:1]),
+        *(["what grew is told by all processes, this is one of them"] if grown else []),
+    ]
+
+
 def duet(result: Result) -> str:
     """What a duet was with, and how much of it there was."""
     if not result.pairs:

@@ -15,7 +15,18 @@ from rich.text import Text
 from pytest_llmperf.model import Profile, Result, Verdict
 from pytest_llmperf.reports.profile import profile_tables
 from pytest_llmperf.reports.recorded import Recorded, changed, remarks
-from pytest_llmperf.reports.table import Cell, Table, advice, counts, details, explained, failure, hints, overview
+from pytest_llmperf.reports.table import (
+    Cell,
+    Table,
+    advice,
+    beside_profile,
+    counts,
+    details,
+    explained,
+    failure,
+    hints,
+    overview,
+)
 from pytest_llmperf.reports.variants import side_by_side
 
 WIDE = 100
@@ -45,12 +56,13 @@ def full_text(result: Result) -> str:
 
 
 def _profile_text(result: Result) -> list[str]:
-    return ["", _text(_profile(result.profile, _PLAIN_WIDTH))] if result.profile else []
+    return ["", _text(_profile(result, result.profile, _PLAIN_WIDTH))] if result.profile else []
 
 
-def _profile(profile: Profile, width: int) -> RenderableType:
+def _profile(result: Result, profile: Profile, width: int) -> RenderableType:
     """Below the table of its measurement."""
-    parts = [part for table in profile_tables(profile) for part in (Text(""), _rendered(table, width))]
+    told = profile_tables(profile, beside=beside_profile(result))
+    parts = [part for table in told for part in (Text(""), _rendered(table, width))]
     return _indented(Group(*parts[1:]), 2)
 
 
@@ -69,11 +81,11 @@ def summary(
     if verbosity > 0:
         for result in results:
             parts += [_rendered(details(result, samples=verbosity > 1), width), *_reasons(result, width), Text("")]
-            parts += [_profile(result.profile, width), Text("")] if result.profile else []
+            parts += [_profile(result, result.profile, width), Text("")] if result.profile else []
     else:
         for result in results:
             if result.profile and not result.fails:  # else the failure's text has it
-                parts += [Text(result.key, style="bold"), _profile(result.profile, width), Text("")]
+                parts += [Text(result.key, style="bold"), _profile(result, result.profile, width), Text("")]
     for table in side_by_side(results):
         parts += [_rendered(table, width), Text("")]
     if recorded and (table := changed(recorded)).rows:
