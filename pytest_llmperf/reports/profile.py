@@ -33,7 +33,7 @@ def profile_tables(profile: Profile, most: int = TOP, beside: Sequence[str] = ()
     seen = {name: phase for name, phase in phases.items() if name not in profile.unknown}
     table = split_table(seen)
     if seen:
-        table.notes.append(f"{'; '.join([SHARES_COUNT, *_steps(profile.decode), *beside])}")
+        table.notes.append("; ".join([SHARES_COUNT, *beside, *_steps(profile.decode)]))
     table.notes.extend(f"{name} was not profiled: {why}" for name, why in profile.unknown.items())
     return [table, *(operators_table(name, phase, most) for name, phase in seen.items())]
 
