@@ -314,15 +314,15 @@ class Work:
 
 @dataclass(frozen=True, repr=False)
 class Phase:
-    """How a phase was seen by the profiler: the whole prefill, or a step of decode; calls are means, times medians.
+    """How a phase was seen by the profiler: the whole prefill, or a step of decode; calls are means, times the least.
 
     Args:
         ops: operators that call no other.
         syncs: times the host waited for the device, or read a scalar.
         kernels: launched on the device.
-        seconds: on the host, while it was profiled.
+        seconds: on the host, while it was profiled: of all its operators, and of what lies between them.
         operators: of these, by name, the longest first.
-        steps: that were profiled, of which this is the typical one.
+        steps: that were profiled.
     """
 
     ops: float | Unknown = _NO_COUNTS
@@ -341,7 +341,7 @@ class Phase:
             return self.seconds.reason
         shares = {row.name: self.share(row) or 0.0 for row in self.operators}
         most = sorted(shares, key=lambda name: shares[name], reverse=True)[:3]
-        named = ", ".join(f"{name} {percent(round(shares[name], 2))}" for name in most)
+        named = ", ".join(f"{name} {percent(shares[name])}" for name in most)
         return f"{short_number(float(f'{milliseconds(self.seconds):.3g}'))} ms, {named or 'no operators'}"
 
     @property

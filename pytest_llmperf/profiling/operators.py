@@ -6,10 +6,9 @@ import itertools
 import math
 import os
 import re
-import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -21,13 +20,11 @@ from pytest_llmperf.roles import is_operator, is_wait
 from pytest_llmperf.targets import Clock, Request, Target
 
 FEWEST_STEPS = 5
-"""Of decode, from which on one of them that was held up is not taken for the typical one."""
+"""Of decode, among which each operator was surely once not held up."""
 _LONGEST_S = 2.0
 """After which a request is not served again for more steps."""
 _MARK = "llmperf step"
 _READ = "aten::_local_scalar_dense"
-_TYPICAL_STEP = statistics.median_low
-"""Of two steps the shorter one: in the other the processor may have been taken away."""
 _LAUNCH = re.compile(r"^(cuda|cu|hip)\w*Launch(?!HostFunc)")
 _NO_DEVICE = Unknown("the target launches no kernels: it is not on a CUDA device")
 
@@ -48,7 +45,7 @@ def profile(target: Target, request: Request, trace: Path | None = None, clock: 
     """Serve the request under `torch.profiler`, again where its steps are few, and its prefill once more.
 
     Decode is steps but the first of an answer, which sets up what the others find ready. Calls are means of what was
-    seen, times the middle of steps and the shortest of prefills: the processor may have been taken away in any.
+    seen, times the least that a call took, and of what lies between them: the processor may be taken away in any step.
 
     Args:
         trace: where a Chrome trace goes, which TensorBoard opens too.
@@ -95,8 +92,8 @@ def profile(target: Target, request: Request, trace: Path | None = None, clock: 
         return Profiled.unseen(hidden)
     spans = [list(pairwise(marks[start : start + 1 + tokens])) for start in range(0, len(marks), 1 + tokens)]
     steps = [step for _, *decode in spans for step in decode[1:] or decode]
-    decode = _phase(events, steps, on_device, _TYPICAL_STEP) if steps else _unseen(ONE_TOKEN)
-    return Profiled(_phase(events, [each[0] for each in spans], on_device, min), decode)
+    decode = _phase(events, steps, on_device) if steps else _unseen(ONE_TOKEN)
+    return Profiled(_phase(events, [each[0] for each in spans], on_device), decode)
 
 
 def _passes(tokens: int) -> int:
@@ -121,25 +118,17 @@ def _unseen(why: Unknown) -> Phase:
     return Phase(why, why, why, why)
 
 
-def _phase(
-    events: Iterable[Any],
-    spans: Sequence[tuple[float, float]],
-    on_device: bool,
-    typical: Callable[[Sequence[float]], float],
-) -> Phase:
-    """What began on the host within each span, in microseconds.
-
-    Args:
-        typical: of times that differ from span to span.
-    """
+def _phase(events: Iterable[Any], spans: Sequence[tuple[float, float]], on_device: bool) -> Phase:
+    """What began on the host within each span, in microseconds."""
     host = [event for event in events if _on_host(event) and event.name != _MARK]
     by_span = [[event for event in host if start <= event.time_range.start < end] for start, end in spans]
     own = [event for within in by_span for event in within]
     leaves = sum(1 for event in own if is_operator(event.name) and not _calls_operators(event))
     waits = sum(1 for event in own if event.name == _READ or (is_wait(event.name) and not _reads(event)))
     launches = sum(1 for event in own if _LAUNCH.match(event.name))
-    rows = _rows(by_span, typical)
-    on_host = typical([end - start for start, end in spans]) / 1e6
+    rows = _rows(by_span)
+    between = min(_between(start, end, within) for (start, end), within in zip(spans, by_span, strict=True))
+    on_host = sum(row.host for row in rows) + between / 1e6
     return Phase(
         ops=leaves / len(spans),
         syncs=waits / len(spans),
@@ -168,18 +157,22 @@ def _reads(event: Any) -> bool:
     return False
 
 
-def _rows(by_span: Sequence[Sequence[Any]], typical: Callable[[Sequence[float]], float]) -> tuple[Operator, ...]:
+def _between(start: float, end: float, events: Iterable[Any]) -> float:
+    """Time of a span in no event of its own."""
+    own: float = sum(event.self_cpu_time_total for event in events)
+    return max(0.0, end - start - own)
+
+
+def _rows(by_span: Sequence[Sequence[Any]]) -> tuple[Operator, ...]:
     same: dict[str, list[list[Any]]] = defaultdict(lambda: [[] for _ in by_span])
     for span, events in enumerate(by_span):
         for event in events:
             same[event.name][span].append(event)
-    rows = [
-        Operator(
-            name,
-            calls=sum(map(len, seen)) / len(seen),
-            host=typical([sum(event.self_cpu_time_total for event in events) for events in seen]) / 1e6,
-            device=typical([sum(event.self_device_time_total for event in events) for events in seen]) / 1e6,
-        )
-        for name, seen in same.items()
-    ]
+    rows = []
+    for name, seen in same.items():
+        calls = sum(map(len, seen)) / len(seen)
+        called = [events for events in seen if events]
+        host = min(sum(event.self_cpu_time_total for event in events) / len(events) for events in called)
+        device = min(sum(event.self_device_time_total for event in events) / len(events) for events in called)
+        rows.append(Operator(name, calls, calls * host / 1e6, calls * device / 1e6))
     return tuple(sorted(rows, key=lambda row: -(row.host + row.device)))

@@ -39,7 +39,7 @@ def profile_tables(profile: Profile, most: int = TOP, beside: Sequence[str] = ()
 
 
 def _steps(decode: Phase) -> list[str]:
-    return [f"decode is the middle of {decode.steps} steps"] if decode.steps else []
+    return [f"decode is the least of {decode.steps} steps"] if decode.steps else []
 
 
 def split_table(phases: Mapping[str, Phase]) -> Table:

@@ -148,7 +148,9 @@ def test_mistypes(llm):
     result.assert_outcomes(passed=1, failed=2)
     failures, _ = parts(result)
     assert failures.count(SHOWN) == 2
-    result.stdout.re_match_lines([r".*where.*<Phase: [\d.]+ ms, \S+ \d+ %, \S+ \d+ %, .*", ".*llm.profile.. call.*"])
+    result.stdout.re_match_lines(
+        [r".*where.*<Phase: [\d.]+ ms, \S+ [\d.]+ %, \S+ [\d.]+ %, .*", ".*llm.profile.. call.*"]
+    )
     result.stdout.fnmatch_lines(["*find('aten::ctaa'): torch has no such operator; did you mean *"])
 
 

@@ -536,11 +536,11 @@ def test_a_name_that_is_no_operators_may_be_missing(name: str) -> None:
 
 def test_a_phase_names_its_largest_operators_where_an_assertion_shows_it() -> None:
     rows = [Operator(f"aten::op{number}", 1.0, number / 1e3) for number in range(1, 5)]
-    seen = Phase(1.0, 0.0, Unknown("none"), 0.0201, tuple(rows))
-    assert repr(seen) == "<Phase: 20.1 ms, aten::op4 20 %, aten::op3 15 %, aten::op2 10 %>"
+    seen = Phase(1.0, 0.0, Unknown("none"), 0.030, tuple(rows))
+    assert repr(seen) == "<Phase: 30 ms, aten::op4 13.3 %, aten::op3 10 %, aten::op2 6.7 %>"
     profile = Profile.of("fake", Workload(8, 1), seen, Phase(*4 * [Unknown("one token")]))
     assert repr(profile) == (
-        "<Profile of fake: prefill 20.1 ms, aten::op4 20 %, aten::op3 15 %, aten::op2 10 %; decode one token>"
+        "<Profile of fake: prefill 30 ms, aten::op4 13.3 %, aten::op3 10 %, aten::op2 6.7 %; decode one token>"
     )
 
 

@@ -65,7 +65,7 @@ def test_below_the_split_stands_how_its_times_came_about() -> None:
     table, *_ = profile_tables(Profile.of("fake", Workload(8, 1), SEEN, seen), beside=["without it tpot_ms is 5"])
     assert table.notes == [
         "under the profiler, which slows small operators down: shares count; without it tpot_ms is 5; "
-        "decode is the middle of 8 steps"
+        "decode is the least of 8 steps"
     ]
 
 
