@@ -18,7 +18,8 @@ from enum import Enum
 from typing import Any, NoReturn
 
 from pytest_llmperf.errors import UsageError
-from pytest_llmperf.roles import Role, role_of
+from pytest_llmperf.roles import Role, called, check_operator, role_of
+from pytest_llmperf.units import milliseconds, percent, short_number
 
 STATISTICS = ("median", "mean", "min", "max", "p50", "p90", "p95", "p99")
 TAILS = ("p90", "p95", "p99")
@@ -324,16 +325,17 @@ class Work:
     weight_bytes: float | Unknown = _NO_COUNTS
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Phase:
-    """How a phase was seen by the profiler: the whole prefill, or a step of decode; calls are means, times medians.
+    """How a phase was seen by the profiler: the whole prefill, or a step of decode; calls are means, times the least.
 
     Args:
         ops: operators that call no other.
         syncs: times the host waited for the device, or read a scalar.
         kernels: launched on the device.
-        seconds: on the host, while it was profiled.
+        seconds: on the host, while it was profiled: of all its operators, and of what lies between them.
         operators: of these, by name, the longest first.
+        steps: that were profiled.
     """
 
     ops: float | Unknown = _NO_COUNTS
@@ -341,6 +343,19 @@ class Phase:
     kernels: float | Unknown = _NO_COUNTS
     seconds: float | Unknown = _NO_COUNTS
     operators: tuple[Operator, ...] = ()
+    steps: int = 0
+
+    def __repr__(self) -> str:  # short: failed assertions show it
+        return f"<Phase: {self._in_short}>"
+
+    @property
+    def _in_short(self) -> str:
+        if isinstance(self.seconds, Unknown):
+            return self.seconds.reason
+        shares = {row.name: self.share(row) or 0.0 for row in self.operators}
+        most = sorted(shares, key=lambda name: shares[name], reverse=True)[:3]
+        named = ", ".join(f"{name} {percent(shares[name])}" for name in most)
+        return f"{short_number(float(f'{milliseconds(self.seconds):.3g}'))} ms, {named or 'no operators'}"
 
     @property
     def on_device(self) -> bool:
@@ -376,8 +391,15 @@ class Phase:
         return max(0.0, 1 - sum(shares)) if shares else None
 
     def find(self, name: str) -> Operator | None:
-        """The operator of that name; None where it was not called."""
-        return next((row for row in self.operators if row.name == name), None)
+        """The operator of that name, with or without its namespace and the underscores before it; None: not called.
+
+        Raises:
+            UsageError: torch has no operator of that name.
+        """
+        found = [row for row in self.operators if called(row.name, name)]
+        if not found:
+            check_operator(name)
+        return next((row for row in found if row.name == name), found[0] if found else None)
 
 
 @dataclass(frozen=True)
@@ -628,7 +650,7 @@ class Profile:
     """Phase → why it was not seen."""
 
     def __repr__(self) -> str:  # short: failed assertions show it
-        return f"<Profile of {self.target}>"
+        return f"<Profile of {self.target}: prefill {self.prefill._in_short}; decode {self.decode._in_short}>"
 
     @classmethod
     def of(cls, target: str, workload: Workload, prefill: Phase, decode: Phase) -> Profile:

@@ -7,11 +7,14 @@ Names are looked up without their namespace and without the underscores around t
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping
 from enum import Enum
 from fnmatch import translate
 from functools import lru_cache
 from types import MappingProxyType
+
+from pytest_llmperf.errors import UsageError, did_you_mean
 
 
 class Role(str, Enum):
@@ -78,6 +81,8 @@ def _compiled(role: Role) -> re.Pattern[str]:
 
 _RECOGNISED = {role: _compiled(role) for role in PATTERNS}
 _NAMESPACE = re.compile(r"^\w+::")
+_COULD_BE_TYPED = re.compile(r"\w+::\w+|(?!triton_|cu|hip)[a-z0-9_]+")
+"""The name of an operator of torch, or of something that a user has named like one."""
 _WAIT = re.compile(r"^(cuda|cu|hip)\w*Synchronize")
 
 
@@ -89,6 +94,33 @@ def is_operator(name: str) -> bool:
 def is_wait(name: str) -> bool:
     """Whether the host waits in it for the device."""
     return bool(_WAIT.match(name))
+
+
+def called(operator: str, name: str) -> bool:
+    """Whether the name is that operator's: whole, without its namespace, or without the underscores before it."""
+    given, own = _NAMESPACE.match(name), _NAMESPACE.match(operator)
+    return _bare(operator) == _bare(name) and (not given or bool(own and own[0] == given[0]))
+
+
+def check_operator(name: str) -> None:
+    """Once torch is imported.
+
+    Raises:
+        UsageError: it has no operator of that name, nor is this one of a library that it does not know.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None or not _COULD_BE_TYPED.fullmatch(name):
+        return
+    known = {each.partition(".")[0] for each in torch._C._dispatch_get_all_op_names()}
+    space = _NAMESPACE.match(name)
+    if any(called(each, name) for each in known) or (space and not any(each.startswith(space[0]) for each in known)):
+        return
+    near = did_you_mean(name, known if space else map(_bare, known))
+    raise UsageError(f"find({name!r}): torch has no such operator{near}")
+
+
+def _bare(name: str) -> str:
+    return _NAMESPACE.sub("", name).lstrip("_")
 
 
 @lru_cache(maxsize=4096)

@@ -91,14 +91,6 @@ class Scaling:
             by_size[size] = sample.median
         return Trend(metric, self.size, by_size)
 
-    def growth(self, metric: str) -> float:
-        """As `Trend.growth`."""
-        return self.trend(metric).growth
-
-    def exponent(self, metric: str) -> float:
-        """As `Trend.exponent`."""
-        return self.trend(metric).exponent
-
 
 _UNSEEN = Unknown("it was not measured")
 

@@ -232,8 +232,8 @@ class Llm:
         self._loaded: tuple[Target, tuple[Reference, Hashable]] | None = None
         self._load_time: float | Unknown = Measurement.load
         self._evidence: dict[str, Evidence] = {}
-        self.profiled = False
-        """Whether operators were asked for."""
+        self.profiles: list[Profile] = []
+        """What was profiled by itself."""
 
     def measure(self, label: str | None = None, limits: Iterable[Limit | str] = (), **overrides: Any) -> Measurement:
         """Measure the target, and judge the limits when the test has ended.
@@ -292,7 +292,7 @@ class Llm:
         """
         settings = merge([check((), overrides), *self._levels])
         profile = self._session.profile(self._target(settings), settings, self._key)
-        self.profiled = True
+        self.profiles.append(profile)
         return profile
 
     @property

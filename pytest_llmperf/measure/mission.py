@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pytest_llmperf import metrics
 from pytest_llmperf.collector import collector_quiet
 from pytest_llmperf.measure.memory import peak_rss
 from pytest_llmperf.measure.quiet import torch_threads
@@ -78,7 +80,7 @@ def fly(
         with peak_rss() as rss, collector_quiet():
             trace = target.run(request, clock)
         warm_tokenize = [tokenize() for _ in range(_TOKENIZED)]
-    measurement = measured()
+    measurement = metrics.summarize(dataclasses.replace(measured(), cold=trace))
     return Mission(
         trace.prompt_tokens,
         _cold(trace, cold_tokenize, rss.value),

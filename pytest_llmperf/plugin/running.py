@@ -131,8 +131,8 @@ class Running:
             with self._told_plainly():
                 item.stash[RESULTS] = llm.settled()
             self._judge(item, item.stash[RESULTS])
-        elif measures(item) and not (llm is not None and llm.profiled and not llm.limited):
-            why = "has limits" if llm is not None and llm.profiled else "asked to measure, by its mark or fixture,"
+        elif measures(item) and not (llm is not None and llm.profiles and not llm.limited):
+            why = "has limits" if llm is not None and llm.profiles else "asked to measure, by its mark or fixture,"
             nothing = f"{item.nodeid} {why} and measured nothing: call llm.measure()"
             pytest.fail("\n".join(filter(None, [nothing, _hiding_hint(item)])), pytrace=False)
         return outcome
@@ -156,6 +156,8 @@ class Running:
         shown = item.stash.get(FAILED_HERE, False)  # then the failure's text is its table
         for result in results:
             _tell(item, result, with_section=not shown)
+        if ended and call.excinfo is not None:
+            _tell_profiles(item)
         report = yield
         if results:
             report.llmperf = [{**plain(result), **variant_of(item)} for result in results]  # type: ignore[attr-defined]  # reports take extras
@@ -214,6 +216,14 @@ def _tell(item: pytest.Item, result: Result, *, with_section: bool) -> None:
     properties.append((f"{label}.verdict" if label else "verdict", result.verdict.value if result.verdict else ""))
     named = {name for name, _ in properties}
     item.user_properties[:] = [given for given in item.user_properties if given[0] not in named] + properties
+
+
+def _tell_profiles(item: pytest.Item) -> None:
+    """What a failed test asked of operators may be why it failed."""
+    from pytest_llmperf.reports.terminal import profile_text
+
+    for profile in item.stash[LLM].profiles if LLM in item.stash else []:
+        item.add_report_section("call", "llm.profile()", profile_text(profile))
 
 
 def _property(label: str, row: Row) -> str:

@@ -1,18 +1,19 @@
 """Why a model is slower or bigger than it was, by what torch did then and does now.
 
 Calls and counts are exact: what differs in them is told always. Times of a profile are noise by tens of percent on a
-busy machine: an operator whose calls are the same is told of only where a timed metric is REGRESSED, and most of
-what its phase took more is its own.
+busy machine: an operator whose calls are the same is told of only where its phase is REGRESSED, by a timed metric or by
+its FLOPs, and only if enough of what the phase took more is its own.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pytest_llmperf.model import Explanation, Grown
-from pytest_llmperf.profiling.kept import ALLOCATIONS, OTHERS, OUTSIDE, PHASES, VIEWS
+from pytest_llmperf.profiling.kept import ALLOCATIONS, LEAST_SHARE, OTHERS, OUTSIDE, PHASES, VIEWS
 from pytest_llmperf.roles import is_wait
 from pytest_llmperf.units import percent, short_number
 
@@ -28,6 +29,10 @@ _TIMED_BOTH = {"latency_ms", "output_tokens_per_s", "total_tokens_per_s"}
 _WORK = {"prefill": "prefill_flops", "decode": "flops_per_token"}
 _OWN_SHARE = 0.5
 """Of what a phase took more, for one operator to be the reason."""
+_PART = 0.1
+"""Likewise, for an operator to be worth naming where there is more work, which has no single reason."""
+_MOST_LONGER = 3
+"""Operators named so, beside those that are called more often."""
 _LONGER = 1.25
 """Times as long, for a time to count as another."""
 _LEAST_SHARE = 0.05
@@ -80,6 +85,11 @@ class Seen:
             operator: (statistics.median(host for host, _ in each), statistics.median(device for _, device in each))
             for operator, each in found.items()
         }
+
+    def not_kept(self, phase: str) -> float:
+        """The most milliseconds that an operator can have taken of which none are kept."""
+        taken = self.milliseconds(phase).items()
+        return LEAST_SHARE * sum(host + device for operator, (host, device) in taken if operator != OUTSIDE)
 
 
 @dataclass(frozen=True)
@@ -152,9 +162,11 @@ def _grown(change: Change, phase: str) -> tuple[Grown, ...]:
 
     def row(operator: str) -> Grown:
         calls = None if operator == OUTSIDE else (change.base.of(operator, phase), change.head.of(operator, phase))
-        never = bool(then and calls and not calls[0])
-        known = operator in now and (operator in then or never)  # else it was too short to be kept
-        return Grown(operator, calls, (then.get(operator, 0.0), now[operator]) if known else None)
+        if not then or operator not in now:
+            return Grown(operator, calls)
+        least = change.base.not_kept(phase) if calls and calls[0] else 0.0
+        before, after = then.get(operator, least), now[operator]
+        return Grown(operator, calls, (before, after) if operator in then or after > before else None)
 
     def weight(operator: str) -> tuple[float, ...]:
         """Of what there is more: the time of the calls that were added, then their number; what does work first."""
@@ -167,9 +179,14 @@ def _grown(change: Change, phase: str) -> tuple[Grown, ...]:
 
     more = [name for name in change.changed(phase) if change.more_calls(phase, name) > 0]
     more.sort(key=weight, reverse=True)
-    alone = _took_longer(change, phase)
-    shown = more[:MOST] if alone is None else [*more[: MOST - 1], alone]
-    return tuple(map(row, shown))
+    longer = _took_longer(change, phase)
+    rows = [row(name) for name in [*longer, *more][:MOST]]
+    return tuple(sorted(rows, key=_cost, reverse=True))
+
+
+def _cost(row: Grown) -> float:
+    """Milliseconds that there are more of; the least where that is not known."""
+    return -math.inf if row.milliseconds is None else row.milliseconds[1] - row.milliseconds[0]
 
 
 def _sums(seen: Seen, phase: str) -> dict[str, float]:
@@ -181,21 +198,27 @@ def _sums(seen: Seen, phase: str) -> dict[str, float]:
     }
 
 
-def _took_longer(change: Change, phase: str) -> str | None:
-    """The operator that takes longer in as many calls, if most of what the phase takes more is its own."""
+def _took_longer(change: Change, phase: str) -> list[str]:
+    """Operators that take longer in as many calls, those first to which most of what the phase takes more is owed.
+
+    For as much work it is one, to which half of it is owed, and the pace of all others is taken out first: a busy
+    machine slows them alike. With more work, which slows whatever does it, there is no such pace.
+    """
     then, now = _sums(change.base, phase), _sums(change.head, phase)
-    if not (then and now) or not (change.slower(phase) or _more_work(change, phase)):
-        return None
+    more_work = _more_work(change, phase)
+    if not (then and now) or not (more_work or change.slower(phase)):
+        return []
     changed = change.changed(phase)
-    if changed or _more_work(change, phase):  # then what lies between operators changes with them
+    if changed or more_work:  # then what lies between operators changes with them
         then.pop(OUTSIDE, None), now.pop(OUTSIDE, None)
-    pace = _pace(then, now, _comparable(change, phase))
+    pace = 1.0 if more_work else _pace(then, now, _comparable(change, phase))
+    share, most = (_PART, _MOST_LONGER) if more_work else (_OWN_SHARE, 1)
     before = pace * sum(then.values())
-    added = {name: now[name] - pace * then.get(name, 0.0) for name in now if name != OTHERS and name not in changed}
-    name = max(added, key=lambda name: added[name], default="")
-    least = max(_LEAST_SHARE * before, _OWN_SHARE * (sum(now.values()) - before))
-    longer = bool(name) and now[name] >= _LONGER * pace * then.get(name, 0.0)
-    return name if longer and added[name] >= least else None
+    least = max(_LEAST_SHARE * before, share * (sum(now.values()) - before))
+    short = change.base.not_kept(phase)
+    paced = {name: pace * then.get(name, short) for name in now if name != OTHERS and name not in changed}
+    longer = [name for name in paced if now[name] >= max(_LONGER * paced[name], paced[name] + least)]
+    return sorted(longer, key=lambda name: paced[name] - now[name])[:most]
 
 
 def _more_work(change: Change, phase: str) -> bool:
@@ -323,17 +346,16 @@ def leak(change: Change) -> str:
 def slower_operator(change: Change) -> str:
     """One operator takes longer for the same work."""
     for phase in PHASES:
-        name = _took_longer(change, phase)
-        if name is None or name == OUTSIDE or _more_work(change, phase):
-            continue
-        then, now = _sums(change.base, phase).get(name), _sums(change.head, phase)[name]
-        times = f"takes {_times(now / then)} as long" if then else "takes longer"
-        return f"{name} {times} in as many calls: another kernel, layout or dtype, or larger tensors"
+        for name in [] if _more_work(change, phase) else _took_longer(change, phase):
+            if name != OUTSIDE:
+                then, now = _sums(change.base, phase).get(name), _sums(change.head, phase)[name]
+                times = f"takes {_times(now / then)} as long" if then else "takes longer"
+                return f"{name} {times} in as many calls: another kernel, layout or dtype, or larger tensors"
     return ""
 
 
 def outside_operators(change: Change) -> str:
-    if any(_took_longer(change, phase) == OUTSIDE for phase in PHASES):
+    if any(OUTSIDE in _took_longer(change, phase) for phase in PHASES):
         return "only time outside of torch's operators grew: Python between them, or waiting"
     return ""
 

@@ -21,7 +21,7 @@ OUTSIDE = "outside operators"
 """Time of a phase that no operator of torch took: Python, or a device that had nothing to do."""
 OTHERS = "others"
 
-_LEAST_SHARE = 0.005
+LEAST_SHARE = 0.005
 """Of the time of all operators of a phase. Those that take less are put together."""
 _ALLOCATE = re.compile(r"aten::(empty(_like|_strided)?|new_empty|resize_|set_)")
 _VIEW = re.compile(
@@ -92,7 +92,7 @@ def _times(phase: Phase) -> dict[str, list[float]]:
         host[row] += operator.host
         device[row] += operator.device
     total = sum(host.values()) + sum(device.values())
-    small = [row for row in host if host[row] + device[row] < _LEAST_SHARE * total and row != OTHERS]
+    small = [row for row in host if host[row] + device[row] < LEAST_SHARE * total and row != OTHERS]
     for row in small:
         host[OTHERS] += host.pop(row)
         device[OTHERS] += device.pop(row)

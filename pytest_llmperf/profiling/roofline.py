@@ -51,6 +51,11 @@ class Roofline:
     tpot: Floor | Unknown
 
     @property
+    def of_prefill(self) -> Floor | Unknown:
+        """Of the time that `mfu` is a share of."""
+        return self.ttft if isinstance(self.prefill, Unknown) else self.prefill
+
+    @property
     def impossible(self) -> list[str]:
         """Times that were measured below their floors, each with its floor: errors of ours."""
         floors = (self.ttft, self.prefill, self.tpot)
@@ -127,7 +132,7 @@ def findings(measurement: Measurement) -> list[str]:
     prefill = _finding("prefill computes", "rate", measurement, "mfu", ceilings.flop_rate, "GFLOP/s")
     lines = [
         f"{said}; {floor.metric} is {short_number(floor.distance)} times its floor, which {floor.bound_by} sets"
-        for said, floor in ((decode, roof.tpot), (prefill, roof.ttft))
+        for said, floor in ((decode, roof.tpot), (prefill, roof.of_prefill))
         if said and isinstance(floor, Floor)
     ]
     return [*lines, *(f"{below}: faster than this machine can be, an error of llmperf" for below in roof.impossible)]

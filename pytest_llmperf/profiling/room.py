@@ -140,8 +140,9 @@ def sentences(picture: MemoryPicture) -> list[str]:
         "everything else of the process": picture.rest,
     }
     parts = [f"{name} {short_bytes(size)}" for name, size in named.items() if not isinstance(size, Unknown)]
-    lines = [f"memory: {', '.join(parts)}"] if parts else []
     context, batch, workload = picture.longest_context, picture.largest_batch, picture.workload
+    at = f"at {workload.prompt_tokens} + {workload.output_tokens} tokens"
+    lines = [f"memory {at}: {', '.join(parts)}"] if parts else []
     if not isinstance(context, Unknown):
         lines.append(
             f"at batch {workload.batch_size}, {_contexts(context, picture.positions)}"
@@ -149,7 +150,6 @@ def sentences(picture: MemoryPicture) -> list[str]:
             else f"at batch {workload.batch_size}, no context fits into what is left now"
         )
     if not isinstance(batch, Unknown):
-        at = f"at {workload.prompt_tokens} + {workload.output_tokens} tokens"
         lines.append(
             f"{at}, batches up to {_about(batch)} fit" if batch else f"{at}, no batch fits into what is left now"
         )

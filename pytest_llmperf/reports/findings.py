@@ -25,7 +25,9 @@ LONGER = 1.25
 
 def findings(missions: Sequence[Mission]) -> list[str]:
     of_all = [sentence for find in _FINDINGS if (sentence := find(missions))]
-    return [*of_all, *roofline.findings(shown(missions).measurement), *room.sentences(missions[-1].picture)]
+    middle = shown(missions)
+    how_fast = [_at(middle, sentence) for sentence in roofline.findings(middle.measurement)]
+    return [*of_all, *how_fast, *room.sentences(missions[-1].picture)]
 
 
 def cold_start(missions: Sequence[Mission]) -> str | None:
@@ -33,8 +35,8 @@ def cold_start(missions: Sequence[Mission]) -> str | None:
     times = _times_cold(worst)
     if times < COLD:
         return None
-    figures = f"{_ms(worst.cold.ttft)} → {_ms(worst.warm.ttft)} ms, {worst.prompt_tokens} tokens of prompt"
-    return f"a cold start costs {_times(times)} times a warm first token ({figures})"
+    figures = f"{_ms(worst.cold.ttft)} → {_ms(worst.warm.ttft)} ms"
+    return _at(worst, f"a cold start costs {_times(times)} times a warm first token ({figures})")
 
 
 def slower_with_the_prompt(missions: Sequence[Mission]) -> str | None:
@@ -46,30 +48,33 @@ def slower_with_the_prompt(missions: Sequence[Mission]) -> str | None:
 
 
 def prefill_overhead(missions: Sequence[Mission]) -> str | None:
-    return _overhead("prefill", shown(missions).measurement.counts.prefill)
+    return _overhead("prefill", shown(missions))
 
 
 def decode_overhead(missions: Sequence[Mission]) -> str | None:
-    return _overhead("decode", shown(missions).measurement.counts.decode)
+    return _overhead("decode", shown(missions))
 
 
 def outside_of_operators(missions: Sequence[Mission]) -> str | None:
-    decode = shown(missions).measurement.counts.decode
+    middle = shown(missions)
+    decode = middle.measurement.counts.decode
     share = decode.outside
     if share is None or share < OUTSIDE:
         return None
     if decode.on_device:
-        return f"the device has nothing to do for {_whole(share)} of decode: the host does not keep up with it"
-    return f"{_whole(share)} of decode is in no operator, but in Python between them (and in the profiler)"
+        idle = f"the device has nothing to do for {_whole(share)} of decode: the host does not keep up with it"
+        return _at(middle, idle)
+    return _at(middle, f"{_whole(share)} of decode is in no operator, but in Python between them (and in the profiler)")
 
 
 def waits(missions: Sequence[Mission]) -> str | None:
-    syncs = shown(missions).measurement.counts.decode.syncs
+    middle = shown(missions)
+    syncs = middle.measurement.counts.decode.syncs
     if isinstance(syncs, Unknown) or not syncs:
         return None
     if syncs == 1:
-        return "one scalar is read per token, by which generate() learns whether to stop"
-    return f"the host waits {short_number(syncs)} times per token, where generate() itself needs one wait"
+        return _at(middle, "one scalar is read per token, by which generate() learns whether to stop")
+    return _at(middle, f"the host waits {short_number(syncs)} times per token, where generate() itself needs one wait")
 
 
 def no_cache(missions: Sequence[Mission]) -> str | None:
@@ -81,7 +86,8 @@ def no_cache(missions: Sequence[Mission]) -> str | None:
             continue
         if steps[0] >= prefill and steps[-1] > steps[0]:
             figures = f"{steps[0]:.3g} → {steps[-1]:.3g} over {len(steps)} tokens"
-            return f"FLOPs per token grow with the position ({figures}), from those of prefill on: is the cache used?"
+            grow = f"FLOPs per token grow with the position ({figures}), from those of prefill on: is the cache used?"
+            return _at(mission, grow)
     return None
 
 
@@ -89,7 +95,9 @@ def compiled_anew(missions: Sequence[Mission]) -> str | None:
     for mission in missions:
         compiles = mission.measurement.counts.compiles
         if not isinstance(compiles, Unknown) and compiles:
-            return f"{compiles} graphs were compiled anew, or broken, while warm ({mission.prompt_tokens}-token prompt)"
+            rounds = len(mission.measurement.rounds)
+            graphs = "graph was" if compiles == 1 else "graphs were"
+            return _at(mission, f"{compiles} {graphs} compiled anew, or broken, in {rounds} warm rounds")
     return None
 
 
@@ -110,14 +118,19 @@ def shown(missions: Sequence[Mission]) -> Mission:
     return missions[len(missions) // 2]
 
 
-def _overhead(name: str, phase: Phase) -> str | None:
+def _at(mission: Mission, sentence: str) -> str:
+    return f"with a prompt of {mission.prompt_tokens} tokens, {sentence}"
+
+
+def _overhead(name: str, mission: Mission) -> str | None:
+    phase: Phase = getattr(mission.measurement.counts, name)
     share = phase.overhead
     if share is None or share < OVERHEAD:
         return None
     rows = [row for row in phase.operators if row.role is Role.OVERHEAD]
     most = max(rows, key=lambda row: phase.share(row) or 0.0)
     calls = f"{short_number(most.calls)} calls{' per token' if name == 'decode' else ''}"
-    return f"{_whole(share)} of {name} is overhead, most of it {most.name} ({calls})"
+    return _at(mission, f"{_whole(share)} of {name} is overhead, most of it {most.name} ({calls})")
 
 
 def _times_cold(mission: Mission) -> float:

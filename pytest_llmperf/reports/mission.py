@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pytest_llmperf.measure.mission import Flight, Mission
 from pytest_llmperf.model import Unknown, plain, split
 from pytest_llmperf.reports.findings import findings, shown
-from pytest_llmperf.reports.profile import TOP, operators_table, split_table
+from pytest_llmperf.reports.profile import SHARES_COUNT, TOP, operators_table, split_table
 from pytest_llmperf.reports.table import Cell, Column, Table, figure
 from pytest_llmperf.units import mebibytes, milliseconds
 
@@ -31,6 +31,7 @@ def mission_tables(missions: Sequence[Mission], notes: Sequence[str] = (), most:
     seen = {name: phase for name, phase in phases.items() if not isinstance(phase.seconds, Unknown)}
     if seen:
         tables.append(split_table(seen))
+        tables[-1].notes.append(f"{SHARES_COUNT}; without it a token takes as long as the table above says")
     middle = shown(missions)
     for name, phase in (
         (f"prefill {middle.prompt_tokens}", middle.measurement.counts.prefill),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pytest_llmperf.model import Operator, Phase, Profile, Unknown, split
 from pytest_llmperf.reports.table import Cell, Column, Table
@@ -11,6 +11,7 @@ from pytest_llmperf.units import milliseconds, percent, short_number
 
 TOP = 8
 """Operators shown of each phase; the rest is one row."""
+SHARES_COUNT = "under the profiler, which slows small operators down: shares count"
 _LONGEST_NAME = 50
 """As attention's on CPU; compiled graphs are named by hashes, of which nobody reads more."""
 _OPERATORS = (
@@ -22,13 +23,23 @@ _OPERATORS = (
 )
 
 
-def profile_tables(profile: Profile, most: int = TOP) -> list[Table]:
-    """The split of both phases, then the operators of each."""
+def profile_tables(profile: Profile, most: int = TOP, beside: Sequence[str] = ()) -> list[Table]:
+    """The split of both phases, then the operators of each.
+
+    Args:
+        beside: what else to know of these times.
+    """
     phases = {"prefill": profile.prefill, "decode": profile.decode}
     seen = {name: phase for name, phase in phases.items() if name not in profile.unknown}
     table = split_table(seen)
+    if seen:
+        table.notes.append("; ".join([SHARES_COUNT, *beside, *_steps(profile.decode)]))
     table.notes.extend(f"{name} was not profiled: {why}" for name, why in profile.unknown.items())
     return [table, *(operators_table(name, phase, most) for name, phase in seen.items())]
+
+
+def _steps(decode: Phase) -> list[str]:
+    return [f"decode is the least of {decode.steps} steps"] if decode.steps else []
 
 
 def split_table(phases: Mapping[str, Phase]) -> Table:

@@ -135,10 +135,21 @@ def _grown(phase: str, rows: Sequence[Grown]) -> Table:
     most = max((value for row in rows for value in row.milliseconds or ()), default=0.0)
     table = Table(f"{title}, {phase}, {unit}", "", _GROWN)
     for row in rows:
-        spent = " → ".join(f"{value:.{2 if most >= 1 else 3}f}" for value in row.milliseconds or ())
+        times = [f"{value:.{2 if most >= 1 else 3}f}" for value in row.milliseconds or ()]
+        spent = Cell(" → ".join(times)) if times else Cell("too short to tell" * timed, dim=True)
         calls = f"{' → '.join(map(short_number, row.calls))}{' calls' * timed}" if row.calls else ""
-        table.rows.append((Cell(row.operator), Cell(spent), Cell(calls)))
+        table.rows.append((Cell(row.operator), spent, Cell(calls)))
     return table
+
+
+def beside_profile(result: Result) -> list[str]:
+    """What else a reader of its operators should know."""
+    tpot = [row.value for row in result.rows if row.metric == "tpot_ms" and row.statistic == "median" and row.value]
+    grown = bool(result.explanation and result.explanation.grown)
+    return [
+        *(f"without it tpot_ms is {short_number(value)}" for value in tpot[:1]),
+        *(["what grew is told by all processes, this is one of them"] if grown else []),
+    ]
 
 
 def duet(result: Result) -> str:

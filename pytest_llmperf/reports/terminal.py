@@ -20,12 +20,14 @@ from pytest_llmperf.reports.table import (
     Cell,
     Table,
     advice,
+    beside_profile,
     counts,
     details,
     explained,
     failure,
     hints,
     overview,
+    shape,
 )
 from pytest_llmperf.reports.variants import side_by_side
 
@@ -56,12 +58,19 @@ def full_text(result: Result) -> str:
 
 
 def _profile_text(result: Result) -> list[str]:
-    return ["", _text(_profile(result.profile, _PLAIN_WIDTH))] if result.profile else []
+    return ["", _text(_profile(result.profile, _PLAIN_WIDTH, beside_profile(result)))] if result.profile else []
 
 
-def _profile(profile: Profile, width: int) -> RenderableType:
+def profile_text(profile: Profile, width: int = _PLAIN_WIDTH) -> str:
+    """The operators of a profile that was taken by itself, as plain text."""
+    title = f"{profile.target} · {shape(profile.workload)}"
+    return _text(Group(Text(title, overflow="fold"), _profile(profile, width)), width)
+
+
+def _profile(profile: Profile, width: int, beside: Sequence[str] = ()) -> RenderableType:
     """Below the table of its measurement."""
-    parts = [part for table in profile_tables(profile) for part in (Text(""), _rendered(table, width))]
+    told = profile_tables(profile, beside=beside)
+    parts = [part for table in told for part in (Text(""), _rendered(table, width))]
     return _indented(Group(*parts[1:]), 2)
 
 
@@ -90,11 +99,15 @@ def summary(
     if verbosity > 0:
         for result in results:
             parts += [_rendered(details(result, samples=verbosity > 1), width), *_reasons(result, width), Text("")]
-            parts += [_profile(result.profile, width), Text("")] if result.profile else []
+            parts += [_profile(result.profile, width, beside_profile(result)), Text("")] if result.profile else []
     else:
         for result in results:
             if result.profile and not result.fails:  # else the failure's text has it
-                parts += [Text(result.key, style="bold"), _profile(result.profile, width), Text("")]
+                parts += [
+                    Text(result.key, style="bold"),
+                    _profile(result.profile, width, beside_profile(result)),
+                    Text(""),
+                ]
     for table in side_by_side(results):
         parts += [_rendered(table, width), Text("")]
     if recorded and (table := changed(recorded)).rows:

@@ -102,7 +102,8 @@ def test_chat(llm):
     profile = llm.profile(prompt_tokens=16)
     assert profile.workload.prompt_tokens == 16
     assert profile.decode.find("aten::addmm").calls == 8
-    assert profile.decode.find("aten::ctaa") is None
+    assert profile.decode.find("cat").name == "aten::cat"
+    assert profile.decode.find("aten::nonzero") is None
     shares = [profile.decode.compute, profile.decode.elementwise, profile.decode.overhead, profile.decode.outside]
     assert sum(shares) == pytest.approx(1)
     assert all(0 < share < 1 for share in shares)
@@ -125,6 +126,32 @@ def test_chat(llm):
     assert profile.unknown == {"decode": "a step of decode needs at least 2 output tokens"}
 """,
     ).assert_outcomes(passed=1)
+
+
+def test_a_failing_test_shows_the_operators_that_it_asked_for(suite: pytest.Pytester) -> None:
+    result = run(
+        suite,
+        """
+@llm_perf(model=TINY, prompt_tokens=8, output_tokens=4)
+def test_fails(llm):
+    assert llm.profile().decode.overhead < 0.01
+
+@llm_perf(model=TINY, prompt_tokens=8, output_tokens=4)
+def test_passes(llm):
+    llm.profile()
+
+@llm_perf(model=TINY, prompt_tokens=8, output_tokens=4)
+def test_mistypes(llm):
+    assert llm.profile().decode.find("aten::ctaa") is None
+""",
+    )
+    result.assert_outcomes(passed=1, failed=2)
+    failures, _ = parts(result)
+    assert failures.count(SHOWN) == 2
+    result.stdout.re_match_lines(
+        [r".*where.*<Phase: [\d.]+ ms, \S+ [\d.]+ %, \S+ [\d.]+ %, .*", ".*llm.profile.. call.*"]
+    )
+    result.stdout.fnmatch_lines(["*find('aten::ctaa'): torch has no such operator; did you mean *"])
 
 
 def test_a_profile_is_enough_where_no_limit_waits_for_a_measurement(suite: pytest.Pytester) -> None:
@@ -188,7 +215,7 @@ def test_each_measurement_has_a_trace_of_ten_tokens_in_a_folder_of_its_own(suite
     assert len({trace.parent for trace in traces}) == 2
     for trace in traces:
         names = [event.get("name") for event in json.loads(trace.read_text())["traceEvents"]]
-        assert names.count("llmperf step") == 10 + 2, "and prefill once more, from its beginning to its end"
+        assert names.count("llmperf step") == 1 + 10 + 2, "from its beginning, and prefill once more"
         assert "aten::addmm" in names
 
 

@@ -40,7 +40,7 @@ def test_the_mission_table_is_followed_by_splits_operators_and_findings(run) -> 
         assert re.search(rf"^{row}\s+[\d.]+(\s+\d+ %){{2,4}}$", out, re.MULTILINE), row
     assert re.search(r"^aten::addmm\s+compute\s+4\s+[\d.]+", out, re.MULTILINE)
     assert "decode after 16, per token" in out
-    assert "• one scalar is read per token" in out
+    assert "• with a prompt of 16 tokens, one scalar is read per token" in out
     assert max(map(len, out.splitlines())) <= 80
 
 

@@ -38,6 +38,17 @@ def test_cold_is_the_first_request_and_warm_the_median_of_rounds() -> None:
     assert seen.cold.tokens == seen.warm.tokens == 4
 
 
+def test_the_cold_first_token_of_the_measurement_is_that_of_the_mission() -> None:
+    """Its own first round comes after a request, however freshly the target was loaded."""
+    target = FakeTarget(FakeClock(), ttft=0.1, scales=[8.0, 2.0])
+    workload = Workload(16, 4)
+
+    def measured() -> Measurement:
+        return measure(target, workload, Effort(rounds=3, threads=None), load=1.0, clock=target.clock)
+
+    assert fly(target, workload, None, measured, target.clock).measurement.cold_ttft_ms == pytest.approx(800)
+
+
 def test_memory_is_looked_at_when_warm_and_the_resident_set_both_times() -> None:
     target = FakeTarget(FakeClock())
     target.device.peak = 5 * 2**20

@@ -506,11 +506,42 @@ def test_shares_are_of_the_host_unless_kernels_ran() -> None:
     assert (device.compute, device.overhead, device.outside) == (pytest.approx(0.6), 0.0, pytest.approx(0.4))
 
 
-def test_an_operator_is_found_by_its_whole_name_only() -> None:
-    mm = Operator("aten::mm", 1.0, 0.001)
-    phase = Phase(1.0, 0.0, 0.0, 0.010, (mm,))
-    assert phase.find("aten::mm") is mm
-    assert phase.find("mm") is None
+def test_an_operator_is_found_with_or_without_namespace_and_underscores() -> None:
+    softmax, inner = Operator("aten::softmax", 1.0, 0.001), Operator("aten::_softmax", 1.0, 0.004)
+    read, launch = Operator("aten::_local_scalar_dense", 1.0, 0.001), Operator("cudaLaunchKernel", 9.0, 0.001)
+    phase = Phase(1.0, 0.0, 0.0, 0.010, (inner, softmax, read, launch))
+    assert phase.find("aten::softmax") is softmax
+    assert phase.find("aten::_softmax") is inner
+    assert phase.find("softmax") is inner, "the longest"
+    for name in ("aten::_local_scalar_dense", "aten::local_scalar_dense", "_local_scalar_dense", "local_scalar_dense"):
+        assert phase.find(name) is read
+    assert phase.find("cudaLaunchKernel") is launch
+    assert phase.find("aten::nonzero") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "near"), [("aten::nonzeroo", "aten::nonzero"), ("local_scalar_dens", "local_scalar_dense")]
+)
+def test_a_name_that_torch_does_not_know_is_refused(name: str, near: str) -> None:
+    pytest.importorskip("torch")
+    with pytest.raises(UsageError, match=rf"find\('{name}'\): torch has no such operator; did you mean '{near}'\?"):
+        Phase().find(name)
+
+
+@pytest.mark.parametrize("name", ["cudaLaunchKernel", "triton_poi_fused_0", "not_loaded::gemv", "a range of a user"])
+def test_a_name_that_is_no_operators_may_be_missing(name: str) -> None:
+    pytest.importorskip("torch")
+    assert Phase().find(name) is None
+
+
+def test_a_phase_names_its_largest_operators_where_an_assertion_shows_it() -> None:
+    rows = [Operator(f"aten::op{number}", 1.0, number / 1e3) for number in range(1, 5)]
+    seen = Phase(1.0, 0.0, Unknown("none"), 0.030, tuple(rows))
+    assert repr(seen) == "<Phase: 30 ms, aten::op4 13.3 %, aten::op3 10 %, aten::op2 6.7 %>"
+    profile = Profile.of("fake", Workload(8, 1), seen, Phase(*4 * [Unknown("one token")]))
+    assert repr(profile) == (
+        "<Profile of fake: prefill 30 ms, aten::op4 13.3 %, aten::op3 10 %, aten::op2 6.7 %; decode one token>"
+    )
 
 
 def test_a_profile_as_json_has_shares_beside_what_was_seen() -> None:
@@ -522,4 +553,3 @@ def test_a_profile_as_json_has_shares_beside_what_was_seen() -> None:
     assert record["decode"]["seconds"] is None
     assert record["decode"]["outside"] is None
     assert record["unknown"] == {"decode": "one token"}
-    assert repr(profile) == "<Profile of fake>"

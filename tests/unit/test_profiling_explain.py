@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
 
 import pytest
@@ -94,8 +95,21 @@ def test_an_operator_too_short_to_be_kept_has_no_time() -> None:
     assert explained(no_time).grown["decode"] == (Grown("aten::eq", (0, 3)),)
     new = explained(seen({"aten::eq": 3}, {"aten::eq": 0.2}))
     assert new.grown["decode"] == (Grown("aten::eq", (0, 3), (0.0, 0.2)),)
-    longer = explained(seen({"aten::eq": 3}, {"aten::eq": 0.2}), base=seen({"aten::eq": 1}))
-    assert longer.grown["decode"] == (Grown("aten::eq", (1, 3)),)
+
+
+def test_a_time_that_base_did_not_keep_is_told_as_the_most_that_it_can_have_been() -> None:
+    base, most = seen({"aten::eq": 1}), pytest.approx(0.005 * (sum(TIMES.values()) - TIMES[OUTSIDE]))
+    [longer] = explained(seen({"aten::eq": 3}, {"aten::eq": 0.2}), base=base).grown["decode"]
+    assert longer.milliseconds == (most, 0.2)
+    [short] = explained(seen({"aten::eq": 3}, {"aten::eq": 0.006}), base=base).grown["decode"]
+    assert short == Grown("aten::eq", (1, 3)), "no more than that now"
+
+
+def test_what_costs_most_is_told_first_and_what_is_too_short_to_tell_last() -> None:
+    more = {"aten::ne": 90, "aten::cat": 8, "aten::mul": 9, "aten::add": 12}
+    told = explained(seen(more, {"aten::cat": 0.4, "aten::mul": 0.2, "aten::add": 0.9})).grown["decode"]
+    assert [row.operator for row in told] == ["aten::add", "aten::cat", "aten::mul", "aten::ne"]
+    assert told[-1].milliseconds is None
 
 
 def test_times_are_the_middle_of_what_processes_took() -> None:
@@ -127,6 +141,58 @@ def test_a_step_that_a_busy_machine_slows_as_a_whole_accuses_no_operator() -> No
 def test_more_work_in_as_many_calls_is_told_by_the_operator_that_does_it() -> None:
     head = seen(times={"aten::addmm": 1.5}, flops_per_token=3000)
     assert explained(head, "flops_per_token").grown == {"decode": (Grown("aten::addmm", (8, 8), (0.5, 1.5)),)}
+
+
+# Of one step of GPT-2 (4 layers, 384 wide) after 64 tokens, with its cache and without, as it was recorded.
+WITH_CACHE = {
+    "aten::addmm": 2.49,
+    "aten::mm": 0.9,
+    "aten::scaled_dot_product_x": 0.16,
+    "aten::add": 0.1,
+    "aten::mul": 0.08,
+    "aten::tanh": 0.06,
+    "aten::native_layer_norm": 0.08,
+    VIEWS: 0.35,
+    OUTSIDE: 1.5,
+}
+WITHOUT = {
+    "aten::addmm": 31.25,
+    "aten::mm": 0.95,
+    "aten::scaled_dot_product_x": 0.8,
+    "aten::add": 0.6,
+    "aten::mul": 0.55,
+    "aten::tanh": 1.2,
+    "aten::native_layer_norm": 0.3,
+    VIEWS: 0.6,
+    OUTSIDE: 3.0,
+}
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_more_work_is_told_first_by_what_took_most_of_it_however_noisy_the_machine_is(seed: int) -> None:
+    """Each time is off by 40 %, and all of one side by a factor of up to two."""
+    noise = random.Random(seed)
+
+    def noisy(times: Mapping[str, float]) -> dict[str, dict[str, list[float]]]:
+        slower = noise.uniform(1, 2)
+        return {name: {"decode": [slower * each * noise.lognormvariate(0, 0.4)]} for name, each in times.items()}
+
+    calls = {name: {"decode": 4.0} for name in WITH_CACHE if name != OUTSIDE}
+    more, fewer = {"aten::eq": {"decode": 2.0}}, {"aten::eq": {"decode": 1.0}, "aten::cat": {"decode": 8.0}}
+    base = Seen({**calls, **fewer}, [noisy(WITH_CACHE)], (), METRICS)
+    head = Seen({**calls, **more}, [noisy(WITHOUT)], (), {**METRICS, "flops_per_token": 64_000.0})
+    first, *_, last = explained(head, "flops_per_token", "tpot_ms", base=base).grown["decode"]
+    assert first.operator == "aten::addmm"
+    assert last == Grown("aten::eq", (1, 2))
+
+
+def test_of_more_work_only_what_took_a_part_worth_telling_is_told() -> None:
+    def told(took: float) -> list[str]:
+        head = seen(times={"aten::addmm": 5.5 - took, "aten::mul": 0.1 + took}, flops_per_token=3000)
+        return [row.operator for row in explained(head, "flops_per_token").grown["decode"]]
+
+    assert told(0.49) == ["aten::addmm"]
+    assert told(0.51) == ["aten::addmm", "aten::mul"]
 
 
 def test_a_baseline_without_operators_says_how_to_keep_them() -> None:

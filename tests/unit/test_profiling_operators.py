@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import enum
+import itertools
 import json
-import statistics
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -83,6 +83,19 @@ def test_one_token_has_a_prefill_and_no_decode() -> None:
     seen = profiled(loaded(), Workload(8, 1))
     assert seen.prefill.ops > 0
     assert seen.decode == Phase(*4 * [Unknown("a step of decode needs at least 2 output tokens")])
+
+
+@pytest.mark.parametrize(("tokens", "steps"), [(2, 5), (3, 5), (4, 6), (5, 6), (6, 8), (7, 5), (10, 8)])
+def test_a_short_answer_is_served_again_until_it_has_steps_enough(tokens: int, steps: int) -> None:
+    seen = profiled(loaded(), Workload(8, tokens))
+    assert seen.decode.steps == steps
+    assert seen.decode.find("aten::addmm").calls == 2 * 4
+    assert seen.prefill.steps > 1
+
+
+def test_a_slow_answer_is_not_served_again() -> None:
+    ticks = itertools.count(step=1.5)
+    assert profiled(loaded(), Workload(8, 3), clock=lambda: next(ticks)).decode.steps == 2
 
 
 def test_two_tokens_have_one_step_of_decode() -> None:
@@ -175,7 +188,7 @@ def on_device(*roots: Event, steps: int = 1) -> Phase:
 
     events = [event for root in roots for event in all_of(root)]
     spans = [(0.0, 100.0), *[(100.0, 100.0)] * (steps - 1)]
-    return operators._phase(events, spans, True, statistics.fmean)
+    return operators._phase(events, spans, True)
 
 
 def _item() -> Event:
@@ -241,18 +254,32 @@ def test_events_of_the_device_are_time_of_what_launched_them_and_no_rows() -> No
     assert rows["aten::mm"].device == pytest.approx(20e-6)
 
 
-def test_a_step_in_which_the_processor_was_taken_away_says_nothing_of_the_others() -> None:
-    spans = [(0.0, 10.0), (10.0, 500.0), (500.0, 511.0)]
-    events = [Event("aten::mm", start=start, self_cpu_time_total=took) for start, took in ((1, 5), (12, 480), (501, 6))]
-    decode = operators._phase(events, spans, False, statistics.median)
-    assert decode.seconds == pytest.approx(11e-6)
-    assert [(row.calls, row.host) for row in decode.operators] == [(1, pytest.approx(6e-6))]
+def test_time_for_which_the_processor_was_taken_away_is_nobodys() -> None:
+    """In the second step from one operator, in the third from the other, in the last between them."""
+    spans = [(0.0, 20.0), (20.0, 500.0), (500.0, 900.0)]
+    took = [(5, 9), (465, 10), (7, 380)]
+    events = [
+        Event(name, start=start + 1, self_cpu_time_total=each)
+        for (start, _), both in zip(spans, took, strict=True)
+        for name, each in zip(("aten::mm", "aten::add"), both, strict=True)
+    ]
+    decode = operators._phase(events, spans, False)
+    assert [(row.name, row.calls, row.host) for row in decode.operators] == [
+        ("aten::add", 1, pytest.approx(9e-6)),
+        ("aten::mm", 1, pytest.approx(5e-6)),
+    ]
+    assert decode.seconds == pytest.approx((9 + 5 + 5) * 1e-6), "and the least of what lies between them"
+
+
+def test_an_operator_of_every_other_step_has_half_of_its_time_in_each() -> None:
+    [row] = operators._phase([Event("aten::mm", self_cpu_time_total=8)], [(0.0, 20.0), (20.0, 40.0)], False).operators
+    assert (row.calls, row.host) == (0.5, pytest.approx(4e-6))
 
 
 def test_a_phase_lasts_as_long_as_the_device_works_on_it() -> None:
     """The host has launched all of a long prefill before the device is done with it."""
     launched = Event("aten::mm", self_cpu_time_total=2.0, self_device_time_total=900.0)
-    assert operators._phase([launched], [(0.0, 100.0)], True, min).seconds == pytest.approx(900e-6)
+    assert operators._phase([launched], [(0.0, 100.0)], True).seconds == pytest.approx(900e-6)
 
 
 def test_what_begins_outside_of_a_phase_is_not_of_it() -> None:

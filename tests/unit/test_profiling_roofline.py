@@ -98,9 +98,15 @@ def test_findings_are_sentences_with_the_figures_behind_them() -> None:
         "decode reads weights and cache at 50 % of this machine's bandwidth (5.00 of 10 GB/s); "
         "tpot_ms is 2.00 times its floor, which memory sets",
         "prefill computes at 11.1 % of this machine's rate (11.1 of 100 GFLOP/s); "
-        "ttft_ms is 4.00 times its floor, which memory sets",
+        "prefill_ms is 3.60 times its floor, which memory sets",
     ]
     assert findings(faster(2.5))[2:] == ["tpot_ms 8 (floor 10.0): faster than this machine can be, an error of llmperf"]
+
+
+def test_a_share_and_its_distance_are_of_the_same_time() -> None:
+    whole = dataclasses.replace(SEEN.traces[0], prefill=Unknown("not seen"))
+    [_, prefill] = findings(seen(rounds=(Round((whole,)),)))
+    assert "prefill computes at 10 % of this machine's rate (10.00 of 100 GFLOP/s); ttft_ms is 4.00 times" in prefill
 
 
 # Demand

@@ -141,7 +141,7 @@ def test_a_device_that_shows_no_free_memory_says_so() -> None:
 
 def test_the_picture_in_words() -> None:
     assert sentences(with_room(2**30)) == [
-        "memory: weights 100.0 MiB, KV cache 220.0 KiB, activations 780.0 KiB, "
+        "memory at 100 + 11 tokens: weights 100.0 MiB, KV cache 220.0 KiB, activations 780.0 KiB, "
         "everything else of the process 299.0 MiB",
         "at batch 2, contexts up to 95,000 tokens fit",
         "at 100 + 11 tokens, batches up to 1,900 fit",

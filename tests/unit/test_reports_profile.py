@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from pytest_llmperf.model import Operator, Phase, Profile, Workload
 from pytest_llmperf.reports.mission import mission_record, mission_tables
 from pytest_llmperf.reports.profile import TOP, operators_table, profile_tables, split_table
@@ -58,11 +60,20 @@ def test_the_long_name_of_a_compiled_graph_is_cut() -> None:
     assert name == "## Call CompiledFxGraph ffffffffffffffffffffffffff…"[:49] + "…"
 
 
+def test_below_the_split_stands_how_its_times_came_about() -> None:
+    seen = dataclasses.replace(SEEN, steps=8)
+    table, *_ = profile_tables(Profile.of("fake", Workload(8, 1), SEEN, seen), beside=["without it tpot_ms is 5"])
+    assert table.notes == [
+        "under the profiler, which slows small operators down: shares count; without it tpot_ms is 5; "
+        "decode is the least of 8 steps"
+    ]
+
+
 def test_a_phase_that_was_not_seen_says_why_and_the_other_is_shown() -> None:
     profile = Profile.of("fake", Workload(8, 1), SEEN, UNSEEN)
     tables = profile_tables(profile)
     assert [row[0] for row in texts(tables[0])] == ["prefill"]
-    assert tables[0].notes == ["decode was not profiled: the target does not show its steps"]
+    assert tables[0].notes[1:] == ["decode was not profiled: the target does not show its steps"]
     assert len(tables) == 2
 
 
@@ -93,6 +104,7 @@ def test_each_length_has_a_cold_and_a_warm_row() -> None:
 
 def test_the_split_is_shown_of_all_lengths_and_operators_of_the_middle_one() -> None:
     _, shares, prefill, decode = mission_tables(MISSIONS)
+    assert shares.notes[0].startswith("under the profiler, which slows small operators down: shares count")
     assert [row[0] for row in texts(shares)] == [
         *(f"prefill {prompt}" for prompt in (32, 128, 512)),
         *(f"decode after {prompt}" for prompt in (32, 128, 512)),
@@ -122,5 +134,5 @@ def test_the_record_for_programs_has_seconds_shares_and_findings() -> None:
     assert first["cold"]["ttft"] == 0.8
     assert first["split"]["decode"]["compute"] == 0.4
     assert first["counts"]["decode"]["operators"][0]["name"] == "aten::addmm"
-    assert record["findings"][0].startswith("a cold start costs 40 times")  # type: ignore[index]  # plain data
+    assert record["findings"][0].startswith("with a prompt of 32 tokens, a cold start costs 40 times")  # type: ignore[index]  # plain data
     assert record["notes"] == ["a note"]

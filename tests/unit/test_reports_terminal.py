@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import pytest
 
-from pytest_llmperf.model import Comparison, Explanation, Grown, Result, Row, Verdict, Workload
+from pytest_llmperf.model import Comparison, Explanation, Grown, Profile, Result, Row, Verdict, Workload
 from pytest_llmperf.reports.table import Cell, Column, Table
 from pytest_llmperf.reports.terminal import failure_text, full_text, summary, table_text
+from tests.profiles import phase
 
 ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -257,6 +259,20 @@ def test_what_grew_stands_below_the_failing_table_phase_by_phase_then_hints() ->
 def test_short_times_are_shown_with_more_digits() -> None:
     grown = {"decode": (Grown("aten::copy_", (24, 48), (0.0104, 0.0213)),)}
     assert "0.010 → 0.021   24 → 48 calls" in failure_text(_explained(Explanation(grown)))
+
+
+def test_a_row_without_times_among_others_says_why() -> None:
+    grown = {"decode": (Grown("aten::copy_", (24, 48), (0.1, 0.71)), Grown("aten::eq", (1, 2)))}
+    text = failure_text(_explained(Explanation(grown)))
+    assert "    aten::eq      too short to tell     1 → 2 calls" in text
+
+
+def test_operators_are_told_with_the_time_of_a_token_without_the_profiler() -> None:
+    profile = Profile.of("gpt2", Workload(512, 128), phase(addmm=4), phase(addmm=4))
+    told = dataclasses.replace(_explained(Explanation()), profile=profile)
+    assert "without it tpot_ms is 8.93" in failure_text(told)
+    assert "this is one of them" not in failure_text(told)
+    assert "this is one of them" in failure_text(dataclasses.replace(told, explanation=Explanation(GROWN)))
 
 
 def test_what_misses_operators_says_so_dimly() -> None:

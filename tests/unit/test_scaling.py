@@ -34,8 +34,8 @@ def scaling(**values: float | Unknown) -> Scaling:
 def test_growth_is_the_last_over_the_first_and_the_exponent_that_of_a_power_law() -> None:
     s = scaling(ttft_ms=0.001)
     assert s.ttft_ms.values == pytest.approx((10, 40, 160))
-    assert s.ttft_ms.growth == s.growth("ttft_ms") == pytest.approx(16)
-    assert s.ttft_ms.exponent == s.exponent("ttft_ms") == pytest.approx(2)
+    assert s.ttft_ms.growth == s.trend("ttft_ms").growth == pytest.approx(16)
+    assert s.ttft_ms.exponent == s.trend("ttft_ms").exponent == pytest.approx(2)
 
 
 def test_the_exponent_is_the_least_squares_slope_of_logarithms() -> None:
@@ -72,7 +72,7 @@ def test_a_name_that_is_no_metric_is_told_with_the_nearest() -> None:
     with pytest.raises(AttributeError, match="did you mean 'ttft_ms'"):
         _ = scaling().ttft_mss
     with pytest.raises(UsageError, match="'ttft_mss' is no metric; did you mean 'ttft_ms'"):
-        scaling().growth("ttft_mss")
+        scaling().trend("ttft_mss")
 
 
 def test_it_survives_being_copied_and_sent_and_shows_itself_shortly() -> None:
