@@ -16,6 +16,7 @@ from pytest_llmperf.measure.memory import memory_pass, peak_rss
 from pytest_llmperf.measure.quiet import torch_threads
 from pytest_llmperf.measure.rounds import Effort, Need, take, warm_up
 from pytest_llmperf.model import Counts, Environment, Measurement, Memory, Profile, Round, Trace, Unknown, Workload
+from pytest_llmperf.profiling.busy import busy
 from pytest_llmperf.profiling.counters import PROFILED_TOKENS, compilations, count
 from pytest_llmperf.profiling.roofline import under_ceilings
 from pytest_llmperf.targets import Clock, Request, Target
@@ -95,6 +96,7 @@ def measure(
         progress: told each stage in a few words.
     """
     target.begin()
+    occupied = busy()
     upcoming = requests(target, workload)
     serve = server(target, upcoming, clock)
     with torch_threads(effort.threads):
@@ -131,6 +133,7 @@ def measure(
             load=load,
             cold=(*warm, *rounds)[0].traces[0] if fresh else Measurement.cold,
             environment=environment,
+            notes=() if occupied is None else (f"times are slower than without it: {occupied.reason}",),
         )
     )
     if effort.smoke:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from pytest_llmperf.model import Operator, Phase, Unknown
-from pytest_llmperf.profiling import NO_OPERATOR, NOT_BY_TOKEN, ONE_TOKEN
+from pytest_llmperf.profiling import NO_OPERATOR, NOT_BY_TOKEN, NOT_IN_DECODE, ONE_TOKEN
+from pytest_llmperf.profiling.busy import busy
 from pytest_llmperf.roles import is_operator, is_wait
 from pytest_llmperf.targets import Request, Target
 
@@ -48,8 +49,8 @@ def profile(target: Target, request: Request, trace: Path | None = None) -> Prof
     from torch.profiler import ProfilerActivity, record_function
     from torch.profiler import profile as profiling
 
-    if busy := _profiler_busy():
-        return Profiled.unseen(busy)
+    if occupied := busy():
+        return Profiled.unseen(occupied)
 
     def mark() -> None:
         with record_function(_MARK):
@@ -78,19 +79,9 @@ def profile(target: Target, request: Request, trace: Path | None = None) -> Prof
     began = min(event.time_range.start for event in events)
     steps = list(pairwise(marks[:tokens]))
     decode = _phase(events, steps[1:] or steps, on_device, statistics.median) if steps else _unseen(ONE_TOKEN)
+    if decode.ops == 0:
+        return Profiled.unseen(NOT_IN_DECODE)
     return Profiled(_phase(events, [(began, marks[0]), (marks[-2], marks[-1])], on_device, min), decode)
-
-
-def _profiler_busy() -> Unknown | None:
-    """Why what is seen would not be the model alone; a second profiler would also end the first one."""
-    import torch
-    from torch.utils._python_dispatch import _get_current_dispatch_mode
-
-    if torch._C._autograd._profiler_enabled():
-        return Unknown("a profiler of torch is running already", by_chance=True)
-    if (mode := _get_current_dispatch_mode()) is not None:
-        return Unknown(f"{type(mode).__name__} is active, whose operators would be counted too", by_chance=True)
-    return None
 
 
 def _unseen(why: Unknown) -> Phase:

@@ -25,7 +25,7 @@ from pytest_llmperf.model import Trace, Unknown, Workload
 from pytest_llmperf.targets.device import Device, device_of, devices_of_model
 from pytest_llmperf.targets.protocol import Clock, LoadOptions, Request, Rest, no_rest
 from pytest_llmperf.targets.recorder import Recorder, StampingProcessor
-from pytest_llmperf.targets.tensors import storage_bytes, tensors_in
+from pytest_llmperf.targets.tensors import packed_bytes, storage_bytes, tensors_in
 from pytest_llmperf.workloads import prompt_ids
 
 _CALL: Mapping[str, Any] = {
@@ -115,7 +115,7 @@ class GenerateTarget:
             self._call(inputs, request.workload, logits_processor=[StampingProcessor(mark)])()
 
     def weights_bytes(self) -> int:
-        return storage_bytes([*self.model.parameters(), *self.model.buffers()])
+        return storage_bytes([*self.model.parameters(), *self.model.buffers()]) + packed_bytes(self.model)
 
     def kv_cache_bytes(self, request: Request) -> int | Unknown:
         if refusal := self._refusal(return_dict_in_generate=True):
