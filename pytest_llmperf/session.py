@@ -28,7 +28,7 @@ from pytest_llmperf.model import (
     Verdict,
 )
 from pytest_llmperf.options import choose
-from pytest_llmperf.profiling.traces import trace_file
+from pytest_llmperf.profiling.traces import trace_file, untraced
 from pytest_llmperf.scaling import Scaling, sizes_of
 from pytest_llmperf.settings import Level, Settings, check, merge
 from pytest_llmperf.targets import LoadOptions, Reference, Target, resolve
@@ -166,12 +166,15 @@ class Session:
     def profile(self, target: Target, settings: Settings, key: str) -> Profile:
         """Its operators at the workload of the settings, with nothing measured beside them."""
         trace = self._trace(key)
+        file = trace and trace()
         try:
             with self.exclusive(target.device.name):
                 self.progress("profiling")
-                return profile_of(target, settings.workload, self.effort(settings).threads, trace and trace())
+                profile = profile_of(target, settings.workload, self.effort(settings).threads, file)
         finally:
             self.progress("")
+        why = untraced(file, profile.prefill.ops) if file is not None else ""
+        return dataclasses.replace(profile, unknown={**profile.unknown, "trace": why}) if why else profile
 
     def _trace(self, key: str) -> Callable[[], Path] | None:
         folder = None if self.defaults.smoke else self.defaults.traces

@@ -19,6 +19,7 @@ from pytest_llmperf.model import Counts, Environment, Measurement, Memory, Profi
 from pytest_llmperf.profiling.busy import busy
 from pytest_llmperf.profiling.counters import PROFILED_TOKENS, compilations, count
 from pytest_llmperf.profiling.roofline import under_ceilings
+from pytest_llmperf.profiling.traces import untraced
 from pytest_llmperf.targets import Clock, Request, Target
 
 __all__ = [
@@ -96,7 +97,8 @@ def measure(
         progress: told each stage in a few words.
     """
     target.begin()
-    occupied = busy()
+    notes = [f"times are slower than without it: {occupied.reason}"] if (occupied := busy()) else []
+    file = trace and trace()  # its folder is made before any time goes into measuring
     upcoming = requests(target, workload)
     serve = server(target, upcoming, clock)
     with torch_threads(effort.threads):
@@ -120,8 +122,10 @@ def measure(
                 memory.kv_cache,
                 timely=functools.partial(_timely, rounds[-1].traces[0], max(effort.max_time, _LONGEST_COUNTED_S)),
                 compiles=compiled,
-                trace=trace and trace(),
+                trace=file,
             )
+            if file is not None and (why := untraced(file, counts.prefill.ops)):
+                notes.append(why)
     fresh = not isinstance(load, Unknown)
     seen = metrics.summarize(
         Measurement(
@@ -133,7 +137,7 @@ def measure(
             load=load,
             cold=(*warm, *rounds)[0].traces[0] if fresh else Measurement.cold,
             environment=environment,
-            notes=() if occupied is None else (f"times are slower than without it: {occupied.reason}",),
+            notes=tuple(notes),
         )
     )
     if effort.smoke:
