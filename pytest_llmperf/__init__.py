@@ -21,13 +21,16 @@ if TYPE_CHECKING:
     from pytest_llmperf.model import Measurement, Profile, Workload
     from pytest_llmperf.scaling import Scaling
     from pytest_llmperf.session import Llm
-    from pytest_llmperf.targets import random_weights, stream
+    from pytest_llmperf.targets import endpoint, random_weights, stream
 
     activations_mib: Expression
     cold_ttft_ms: Expression
     compiles: Expression
+    cost_per_million_tokens: Expression
     detokenize_ms: Expression
+    failed_share: Expression
     flops_per_token: Expression
+    goodput_per_s: Expression
     itl_ms: Expression
     kernels_per_token: Expression
     kv_bytes_per_token: Expression
@@ -45,6 +48,7 @@ if TYPE_CHECKING:
     prefill_flops: Expression
     prefill_ms: Expression
     process_gpu_mib: Expression
+    requests_per_s: Expression
     syncs_per_token: Expression
     tokenize_ms: Expression
     tokens_per_step: Expression
@@ -64,8 +68,12 @@ __all__ = [
     "activations_mib",
     "cold_ttft_ms",
     "compiles",
+    "cost_per_million_tokens",
     "detokenize_ms",
+    "endpoint",
+    "failed_share",
     "flops_per_token",
+    "goodput_per_s",
     "itl_ms",
     "kernels_per_token",
     "kv_bytes_per_token",
@@ -85,6 +93,7 @@ __all__ = [
     "prefill_ms",
     "process_gpu_mib",
     "random_weights",
+    "requests_per_s",
     "stream",
     "syncs_per_token",
     "tokenize_ms",
@@ -102,6 +111,7 @@ _HOMES = {
     "Profile": "model",
     "Scaling": "scaling",
     "Workload": "model",
+    "endpoint": "targets",
     "llm_perf": "mark",
     "random_weights": "targets",
     "stream": "targets",

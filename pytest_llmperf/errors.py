@@ -40,6 +40,10 @@ class BaselineError(LlmperfError):
     """A stored baseline cannot be read or written."""
 
 
+class ForeignError(LlmperfError):
+    """A file of another tool cannot be read, or does not say what a measurement is made of."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'ttft_ms'?`, or nothing where no known name is near."""
     near = nearest(name, known)

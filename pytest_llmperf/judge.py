@@ -14,7 +14,7 @@ from pytest_llmperf.baselines.schema import Session
 from pytest_llmperf.duet.compare import PairTaken, compare_pairs
 from pytest_llmperf.gate import Evidence, Gate, recording
 from pytest_llmperf.metrics import Kind, Metric
-from pytest_llmperf.model import Comparison, Explanation, Result, Row, Unknown, Verdict
+from pytest_llmperf.model import Comparison, Explanation, Limit, Result, Row, Unknown, Verdict
 from pytest_llmperf.profiling.explain import Change, Seen, explain
 from pytest_llmperf.profiling.roofline import roofline
 from pytest_llmperf.units import short_number
@@ -23,7 +23,7 @@ from pytest_llmperf.verdict.rule import judge_limit, reading
 
 def judge(evidence: Evidence, gate: Gate | None, *, judged: bool = True) -> Result:
     """Limits and comparisons as rows, then every other metric that is known, in the catalogue's order."""
-    measurement, limits = evidence.measurement, evidence.settings.limits
+    measurement, limits = evidence.measurement, _limits(evidence)
     rows = [judge_limit(limit, measurement, judged=judged) for limit in limits]
     shown = {(row.metric, row.statistic) for row in rows}
     order = list(metrics.CATALOGUE)
@@ -37,11 +37,23 @@ def judge(evidence: Evidence, gate: Gate | None, *, judged: bool = True) -> Resu
         rounds=len(measurement.rounds),
         rows=tuple(rows),
         label=evidence.label,
+        notes=measurement.notes,
         impossible=", ".join(roofline(measurement).impossible),
     )
     if gate is not None and judged:
         result = (_AgainstBase if evidence.against else _AgainstStored)(evidence, gate).complete(result)
     return dataclasses.replace(result, rows=tuple(sorted(result.rows, key=lambda row: order.index(row.metric))))
+
+
+def _limits(evidence: Evidence) -> Sequence[Limit]:
+    """The test's own, and that nothing fails, where something did and no limit says how much may."""
+    limits = evidence.settings.limits
+    if not evidence.measurement.failures or any(limit.metric == NO_FAILURES.metric for limit in limits):
+        return limits
+    return (*limits, NO_FAILURES)
+
+
+NO_FAILURES = Limit("failed_share", "median", "<=", 0)
 
 
 class _Comparing:

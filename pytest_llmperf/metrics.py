@@ -14,6 +14,7 @@ from enum import Enum
 from types import MappingProxyType
 from typing import NamedTuple
 
+import pytest_llmperf.rates as rates  # not from the package, which looks its names up here
 from pytest_llmperf.demand import decode_bytes, prefill_flops
 from pytest_llmperf.model import Measurement, Round, Sample, Trace, Unknown
 from pytest_llmperf.units import mebibytes, milliseconds
@@ -95,21 +96,26 @@ def _sample(by_round: Sequence[Values] | Unknown) -> Sample | Unknown:
         return by_round
     known = []
     for values in by_round:
-        if isinstance(values, Unknown):
+        if isinstance(values, Unknown) and values not in _OF_SINGLE_TOKENS:
             return values
-        known.append(values)
-    return Sample(known) if known else Unknown("no round was taken")
+        if not isinstance(values, Unknown):
+            known.append(values)
+    if known:
+        return Sample(known)
+    return next((values for values in by_round if isinstance(values, Unknown)), Unknown("no round was taken"))
+
+
+_OF_SINGLE_TOKENS = (rates.SINGLE_TOKEN, rates.SINGLE_ARRIVAL)
+"""What the answers of a single token, in a mix, do not have."""
 
 
 def _per_request(read: Callable[[Trace], float | Unknown]) -> Callable[[Measurement], list[Values]]:
     def one_round(taken: Round) -> Values:
-        known = []
-        for trace in taken.traces:
-            value = read(trace)
-            if isinstance(value, Unknown):
-                return value
-            known.append(value)
-        return known
+        values = [read(trace) for trace in taken.traces]
+        known = [value for value in values if not isinstance(value, Unknown)]
+        unknown = [value for value in values if isinstance(value, Unknown)]
+        lacking = [value for value in unknown if not (known and value in _OF_SINGLE_TOKENS)]
+        return lacking[0] if lacking else known
 
     return lambda measurement: [one_round(taken) for taken in measurement.rounds]
 
@@ -134,36 +140,40 @@ def _mib(count: int | Unknown) -> float | Unknown:
     return count if isinstance(count, Unknown) else mebibytes(count)
 
 
-def _tpot(trace: Trace) -> float | Unknown:
-    if trace.output_tokens < 2:
-        return Unknown("time per output token needs at least 2 output tokens")
-    if len(trace.arrivals) < 2:
-        return Unknown("all output tokens arrived at once")
-    return trace.decode / (trace.output_tokens - 1)
-
-
-def _latency(trace: Trace) -> float:
-    return trace.ended - trace.sent
-
-
 def _itl(taken: Round) -> Values:
     gaps = [milliseconds(gap) for trace in taken.traces for gap in trace.gaps]
-    return gaps or Unknown("inter-token latency needs at least 2 arrivals")
+    return gaps or rates.SINGLE_ARRIVAL
 
 
-def _output_rate(taken: Round) -> Values:
-    return _rate(taken, sum(trace.sequences * trace.output_tokens for trace in taken.traces))
+def _rate(read: Callable[[Round], float | Unknown]) -> Callable[[Round], Values]:
+    def values(taken: Round) -> Values:
+        rate = read(taken)
+        return rate if isinstance(rate, Unknown) else [rate]
+
+    return values
 
 
-def _total_rate(taken: Round) -> Values:
-    return _rate(taken, sum(trace.sequences * (trace.prompt_tokens + trace.output_tokens) for trace in taken.traces))
+def _goodput(measurement: Measurement) -> list[Values]:
+    good = _rate(lambda taken: rates.goodput(taken, measurement.objectives))
+    return [good(taken) for taken in measurement.rounds]
 
 
-def _rate(taken: Round, tokens: int) -> Values:
-    return [tokens / taken.wall] if taken.wall > 0 else _CLOCK_STOOD
+def _cost(measurement: Measurement) -> Sequence[Values] | Unknown:
+    """At a price per hour, of a million output tokens."""
+    price = measurement.price_per_hour
+    if isinstance(price, Unknown):
+        return price
+    spent = price / 3600 * 1e6
+    by_round = [rates.output_tokens(taken) for taken in measurement.rounds]
+    return [rate if isinstance(rate, Unknown) else [spent / rate] for rate in by_round]
 
 
-_CLOCK_STOOD = Unknown("the clock did not move during a round")
+def _failed(measurement: Measurement) -> float | Unknown:
+    if not measurement.served:
+        return Unknown("only requests to a server fail one by one")
+    answered = sum(len(taken.traces) + len(taken.beside) for taken in measurement.rounds)
+    failed = len(measurement.failures)
+    return failed / (answered + failed)
 
 
 def _cold_ttft(measurement: Measurement) -> float | Unknown:
@@ -216,7 +226,7 @@ def _share(least: float, seconds: Sequence[float | Unknown]) -> Values:
     if unknown is not None:
         return unknown
     took = statistics.median(value for value in seconds if not isinstance(value, Unknown))
-    return [least / took] if took > 0 else _CLOCK_STOOD
+    return [least / took] if took > 0 else rates.CLOCK_STOOD
 
 
 def _prefill(trace: Trace) -> float:
@@ -247,7 +257,7 @@ _METRICS = (
         Per.REQUEST,
         "time per output token, (t_N − t_1)/(N − 1); unknown for N = 1",
         _MLPERF,
-        _per_request(lambda trace: _ms(_tpot(trace))),
+        _per_request(lambda trace: _ms(rates.tpot(trace))),
         gates=True,
     ),
     Metric(
@@ -266,7 +276,7 @@ _METRICS = (
         Per.REQUEST,
         "t_N − t_0, which is ttft + tpot·(N − 1); ends at the last token",
         _FIELD,
-        _per_request(lambda trace: _ms(_latency(trace))),
+        _per_request(lambda trace: _ms(rates.latency(trace))),
     ),
     Metric(
         "prefill_ms",
@@ -312,7 +322,7 @@ _METRICS = (
         Per.ROUND,
         "output tokens of all requests / time from the first request sent to the last token",
         _FIELD,
-        _per_round(_output_rate),
+        _per_round(_rate(rates.output_tokens)),
         Better.HIGHER,
     ),
     Metric(
@@ -322,8 +332,46 @@ _METRICS = (
         Per.ROUND,
         "prompt and output tokens of all requests / time from the first request sent to the last token",
         _FIELD,
-        _per_round(_total_rate),
+        _per_round(_rate(rates.total_tokens)),
         Better.HIGHER,
+    ),
+    Metric(
+        "requests_per_s",
+        "requests/s",
+        Kind.TIMED,
+        Per.ROUND,
+        "requests answered / time from the first request sent to the last token",
+        _FIELD,
+        _per_round(_rate(rates.requests)),
+        Better.HIGHER,
+    ),
+    Metric(
+        "goodput_per_s",
+        "requests/s",
+        Kind.TIMED,
+        Per.ROUND,
+        "requests that met all the test's limits on ttft, tpot, itl and latency / the same time; failed ones met none",
+        "AIPerf goodput; DistServe (Zhong et al. 2024)",
+        _goodput,
+        Better.HIGHER,
+    ),
+    Metric(
+        "failed_share",
+        "share",
+        Kind.REPORT,
+        Per.MEASUREMENT,
+        "requests that failed / requests sent, of all rounds; above 0 fails the test unless a limit says otherwise",
+        "docs/endpoints.md",
+        _once(_failed),
+    ),
+    Metric(
+        "cost_per_million_tokens",
+        "price",
+        Kind.REPORT,
+        Per.ROUND,
+        "llmperf_price_per_hour / output tokens of an hour at output_tokens_per_s, for a million of them",
+        "docs/endpoints.md",
+        _cost,
     ),
     Metric(
         "mbu",
@@ -332,7 +380,7 @@ _METRICS = (
         Per.ROUND,
         "memory bandwidth used in decode: bytes of weights and cache that a step must read / tpot / bandwidth probed",
         "docs/roofline.md; Databricks, LLM inference performance engineering",
-        _utilization(decode_bytes, _tpot, lambda measurement: measurement.ceilings.bandwidth),
+        _utilization(decode_bytes, rates.tpot, lambda measurement: measurement.ceilings.bandwidth),
         Better.HIGHER,
     ),
     Metric(

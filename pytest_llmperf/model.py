@@ -11,6 +11,7 @@ import json
 import math
 import operator
 import statistics
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -225,6 +226,13 @@ class Failure:
     def __str__(self) -> str:
         return f"{self.outcome.value} ({self.detail})" if self.detail else self.outcome.value
 
+    @staticmethod
+    def counted(failures: Sequence[Failure]) -> str:
+        """`3 × server error (HTTP 500), 1 × timed out`: by outcome, each with what was said first."""
+        first = {failure.outcome: failure for failure in reversed(failures)}
+        tally = Counter(failure.outcome for failure in failures)
+        return ", ".join(f"{count} × {first[outcome]}" for outcome, count in tally.most_common())
+
 
 @dataclass(frozen=True)
 class Round:
@@ -243,9 +251,14 @@ class Round:
     client_lag: float = 0.0
 
     @property
+    def began(self) -> float:
+        """When the first request that counts was sent."""
+        return min(t.sent for t in self.traces)
+
+    @property
     def wall(self) -> float:
-        """Seconds from the first request sent to the last token."""
-        return max(t.ended for t in self.traces) - min(t.sent for t in self.traces)
+        """Seconds from the first request that counts, when it was sent, to the last token of them."""
+        return max(t.ended for t in self.traces) - self.began
 
 
 _NO_MEMORY_PASS = Unknown("memory was not measured")
@@ -400,6 +413,10 @@ class Ceilings:
 
     bandwidth: float | Unknown = _NOT_PROBED
     flop_rate: float | Unknown = _NOT_PROBED
+
+
+SERVED = "served"
+"""The device type of what is asked over a network."""
 
 
 @dataclass(frozen=True)
@@ -559,6 +576,15 @@ class Measurement:
     @property
     def traces(self) -> tuple[Trace, ...]:
         return tuple(trace for single in self.rounds for trace in single.traces)
+
+    @property
+    def failures(self) -> tuple[Failure, ...]:
+        return tuple(failure for single in self.rounds for failure in single.failures)
+
+    @property
+    def served(self) -> bool:
+        """Whether it was asked over a network, where each request may fail by itself."""
+        return self.environment.device_type == SERVED
 
     @property
     def unknown(self) -> Mapping[str, str]:
@@ -836,6 +862,8 @@ class Result:
     """What each pair of processes of a duet measured."""
     undecided: str = ""
     """Why no more pairs were measured."""
+    notes: tuple[str, ...] = ()
+    """What a reader of its figures should know of how they came about."""
     impossible: str = ""
     """Which times are below what the device can do: an error of ours."""
     explanation: Explanation | None = None
@@ -872,7 +900,7 @@ class Result:
     @classmethod
     def from_plain(cls, record: dict[str, Any]) -> Result:
         rows = tuple(map(_row_from_plain, record["rows"]))
-        lists = {name: tuple(record[name]) for name in ("since", "pairs")}
+        lists = {name: tuple(record[name]) for name in ("since", "pairs", "notes")}
         profile = record["profile"] and Profile.from_plain(record["profile"])
         told = record["explanation"]
         known = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,3 +28,28 @@ def opened() -> Iterator[Any | Unknown]:
 def handles(nvml: Any) -> list[Any]:
     """A handle for each GPU of this machine."""
     return [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
+
+
+def process_bytes(pids: Collection[int], whose: str) -> int | Unknown:
+    """What NVML attributes to processes on all GPUs.
+
+    Args:
+        whose: what messages call them.
+    """
+    with opened() as library:
+        if isinstance(library, Unknown):
+            return library
+        try:
+            used = [
+                process.usedGpuMemory
+                for handle in handles(library)
+                for process in library.nvmlDeviceGetComputeRunningProcesses(handle)
+                if process.pid in pids
+            ]
+        except library.NVMLError as error:
+            return Unknown(f"NVML: {error}")
+    if not used:
+        return Unknown(f"NVML does not list {whose} (in a container it shows the host's process ids)")
+    if None in used:
+        return Unknown(f"NVML does not say how much memory {whose} uses")
+    return int(sum(used))

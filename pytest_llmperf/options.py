@@ -5,6 +5,7 @@ Precedence: mark > command line > ini > default, in `choose()` and nowhere else.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -80,6 +81,16 @@ def _tolerance(text: str) -> float:
     except ValueError:
         number = text
     return fraction(number)
+
+
+def _price(text: str) -> float:
+    try:
+        price = float(text)
+    except ValueError:
+        price = math.nan
+    if not 0 < price < math.inf:
+        raise ValueError("expected a price per hour, in whatever currency, such as 2.49")
+    return price
 
 
 def _truth(text: str) -> bool:
@@ -194,6 +205,7 @@ _OPTIONS = (
     ),
     _option("traces", _folder, None, "DIR", "write a trace of each measurement, for Chrome and TensorBoard"),
     Option("gate", _words, (), "METRIC…", "metrics that are compared with baselines beside those that always are"),
+    Option("price_per_hour", _price, None, "PRICE", "of the machine that serves, for cost_per_million_tokens"),
     Option(
         "missing_device",
         _one_of("error", "skip"),

@@ -19,7 +19,7 @@ from pytest_llmperf.errors import UsageError, did_you_mean
 from pytest_llmperf.metrics import CATALOGUE
 from pytest_llmperf.model import Measurement, Sample, Unknown, Workload
 
-SIZES = ("prompt_tokens", "output_tokens", "batch_size", "concurrency")
+SIZES = ("prompt_tokens", "output_tokens", "batch_size", "concurrency", "request_rate")
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Trend:
 
     metric: str
     size: str
-    by_size: Mapping[int, float]
+    by_size: Mapping[float, float]
 
     @property
     def values(self) -> tuple[float, ...]:
@@ -65,7 +65,7 @@ class Scaling:
     """
 
     size: str
-    measurements: Mapping[int, Measurement]
+    measurements: Mapping[float, Measurement]
 
     def __repr__(self) -> str:  # short: failed assertions show it
         return f"<Scaling over {self.size} {', '.join(map(str, self.measurements))}>"
@@ -105,7 +105,7 @@ class Scaling:
 _UNSEEN = Unknown("it was not measured")
 
 
-def sizes_of(keywords: Mapping[str, Any]) -> tuple[str, list[int]]:
+def sizes_of(keywords: Mapping[str, Any]) -> tuple[str, list[float]]:
     """The one keyword that is a list of sizes, and these.
 
     Raises:

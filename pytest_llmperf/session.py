@@ -29,6 +29,7 @@ from pytest_llmperf.model import (
 )
 from pytest_llmperf.options import choose
 from pytest_llmperf.profiling.traces import trace_file, untraced
+from pytest_llmperf.rates import is_objective
 from pytest_llmperf.scaling import SIZES, Scaling, sizes_of
 from pytest_llmperf.settings import Level, Settings, check, merge
 from pytest_llmperf.targets import LoadOptions, Reference, Target, resolve
@@ -60,6 +61,7 @@ class Defaults:
     """Whose operators are shown: those of `always` all, of tests that break a limit (`on-failure`), of `never` one."""
     traces: Path | None = None
     """Where a Chrome trace of each measurement goes."""
+    price_per_hour: float | Unknown = Measurement.price_per_hour
 
 
 @dataclass
@@ -128,6 +130,8 @@ class Session:
             effort,
             load,
             environment=environment,
+            objectives=objectives(settings.limits),
+            price_per_hour=self.defaults.price_per_hour,
             trace=self._trace(evidence.key),
             progress=self.progress,
         )
@@ -186,9 +190,16 @@ _UNWATCHED = Conditions(_BASE_TOO, _BASE_TOO)
 NOT_MEASURED = Measurement(target="", workload=Settings().workload, rounds=())
 
 
+def objectives(limits: Iterable[Limit]) -> tuple[Limit, ...]:
+    """Those that a request keeps or breaks by itself."""
+    return tuple(limit for limit in limits if is_objective(limit))
+
+
 def look(rounds: Sequence[Round], limits: Iterable[Limit], *, precisely: bool = True) -> Need:
     """What the rounds so far still lack for these limits, and for precision."""
-    so_far = metrics.summarize(Measurement(target="", workload=_ANY, rounds=tuple(rounds)))
+    limits = list(limits)
+    seen = Measurement(target="", workload=_ANY, rounds=tuple(rounds), objectives=objectives(limits))
+    so_far = metrics.summarize(seen)
     held = [(limit, so_far.samples[limit.metric]) for limit in limits]
     timed = [(limit, sample) for limit, sample in held if isinstance(sample, Sample)]
     if any(not supported(sample.samples, limit.statistic) for limit, sample in timed):

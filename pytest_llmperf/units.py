@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+import signal
 
 MIB = 2**20
 
@@ -95,3 +96,11 @@ def short_bytes(count: float) -> str:
 def short_duration(seconds: float) -> str:
     """`20 s`, `3 min`: for what is about to be waited for."""
     return f"{max(1, round(seconds))} s" if seconds < 90 else f"{round(seconds / 60)} min"
+
+
+def how_ended(status: int) -> str:
+    """`with status 1`, `by SIGTERM`: how a process ended, of whose status `subprocess` tells."""
+    if status >= 0:
+        return f"with status {status}"
+    name = signal.Signals(-status).name
+    return f"by {name}{' (memory may have run out)' * (name == 'SIGKILL')}"

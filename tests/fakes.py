@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from pytest_llmperf.measure import Effort, Serving, requests, server
-from pytest_llmperf.model import Trace, Unknown, Workload
+from pytest_llmperf.model import Failure, Memory, Round, Trace, Unknown, Workload
 from pytest_llmperf.targets import Clock, Request
 from pytest_llmperf.targets.device import MemoryTrack
 from pytest_llmperf.targets.protocol import Rest, no_rest
@@ -131,10 +133,31 @@ class FakeTarget:
         return self.kv_cache
 
 
+@dataclass
+class FakeServer(FakeTarget):
+    """Serves as many as are in flight one after the other; the failures of each round are given."""
+
+    versions: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ("asked without seed: the server refuses it",)
+    failures: Iterator[tuple[Failure, ...]] = field(default_factory=lambda: itertools.repeat(()))
+    client_lag: float = 0.0
+    sent_late: float = 0.0
+
+    def serve(self, workload: Workload, upcoming: Iterator[Request], clock: Clock) -> Round:
+        traces = tuple(self.run(next(upcoming), clock) for _ in range(workload.concurrency))
+        late = tuple(dataclasses.replace(trace, lag=self.sent_late) for trace in traces)
+        return Round(late, failures=next(self.failures), client_lag=self.client_lag)
+
+    def memory(self) -> Memory:
+        return Memory(peak_rss=3 * 2**20)
+
+    def close(self) -> None: ...
+
+
 def serving(target: FakeTarget, workload: Workload, **effort: Any) -> Serving:
     """The target, warm, on its own clock."""
     upcoming = requests(target, workload)
-    serve = server(target, upcoming, target.clock)
+    serve = server(target, workload, upcoming, target.clock)
     prefills = requests(target, Workload(workload.prompt_tokens, 1), 1_000_001)
     return Serving(
         target, workload, Effort(**effort), upcoming, prefills, serve, [serve()], target.clock, lambda stage: None

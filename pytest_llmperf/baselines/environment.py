@@ -9,7 +9,7 @@ import os
 import platform
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -17,21 +17,27 @@ from pytest_llmperf import nvml
 from pytest_llmperf.errors import UsageError
 from pytest_llmperf.git import ask
 from pytest_llmperf.model import Environment, Unknown
-from pytest_llmperf.targets import Target
+from pytest_llmperf.targets import Served, Target
 
 RECORDED = ("torch", "transformers", "accelerate", "numpy")
+_SERVED = "served:"
+_SERVED_HERE = "served:localhost"
 
 
 def environment_of(target: Target, threads: int | None) -> Environment:
-    """The environment in which a loaded target is measured."""
+    """The environment in which a loaded target is measured; a served one has the server's versions, and no threads."""
     device = target.device.name
+    own = threads if threads is not None else _torch_threads()
+    software: Mapping[str, str] = {"python": platform.python_version(), **versions()}
+    if isinstance(target, Served):
+        own, software = None, target.versions
     return Environment(
         device=device,
         device_name=device_name(device),
         hardware=hardware(device),
         dtype=target.dtype,
-        threads=threads if threads is not None else _torch_threads(),
-        versions={"python": platform.python_version(), **versions()},
+        threads=own,
+        versions=software,
         machine=machine(device),
     )
 
@@ -53,9 +59,13 @@ def versions() -> dict[str, str]:
 
 
 def device_name(device: str) -> str:
-    """`NVIDIA H200`, or the processor's model and the cores this process may use."""
+    """`NVIDIA H200`, or the processor's model and the cores this process may use; of a server what it runs on."""
     if device.startswith("cuda"):
         return ", ".join(dict.fromkeys(_cuda_names(device)))
+    if device == _SERVED_HERE and (gpus := nvidia_gpus()):
+        return ", ".join(dict.fromkeys(gpus))
+    if device.startswith(_SERVED) and device != _SERVED_HERE:
+        return device.removeprefix(_SERVED)
     if device == "mps":
         return f"{cpu_model()} GPU"
     return f"{cpu_model()}, {_short(cores())} cores"
@@ -65,10 +75,16 @@ def hardware(device: str) -> str:
     """What makes figures comparable: `cuda-nvidia-h200-x1`, `cpu-amd-epyc-2c`, `mps-apple-m2`.
 
     Of a GPU with MIG the slice belongs to its name; power limits do not, and are recorded beside the figures.
+    A server on this machine may use all of its GPUs: `served-cuda-nvidia-h200-x8`, `served-cpu-amd-epyc-2c`. Of
+    others nothing is known but what they were said to run on, or their name.
     """
+    if device == _SERVED_HERE:
+        gpus = nvidia_gpus()
+        return f"served-{_cuda_key(gpus) if gpus else hardware('cpu')}"
+    if device.startswith(_SERVED):
+        return f"served-{_slug(device.removeprefix(_SERVED))}"
     if device.startswith("cuda"):
-        counted = Counter(_cuda_names(device))
-        return "-".join(["cuda", *(f"{_slug(name)}-x{count}" for name, count in sorted(counted.items()))])
+        return _cuda_key(_cuda_names(device))
     if device == "mps":
         return f"mps-{_slug(cpu_model())}"
     return f"cpu-{_slug(cpu_model())}-{_short(cores())}c"
@@ -172,6 +188,10 @@ def _cuda_names(device: str) -> list[str]:
     import torch
 
     return [torch.cuda.get_device_name(index) for index in _cuda_indices(device)]
+
+
+def _cuda_key(names: Sequence[str]) -> str:
+    return "-".join(["cuda", *(f"{_slug(name)}-x{count}" for name, count in sorted(Counter(names).items()))])
 
 
 def _uuid(index: int) -> str:

@@ -26,7 +26,7 @@ from pytest_llmperf.errors import BaselineError, UsageError
 from pytest_llmperf.metrics import CATALOGUE, Kind
 
 EXPECTED = "a folder of baselines, a hardware folder or a file of it, or a report of llmperf measure --json"
-_HARDWARE = re.compile(r"(cpu|cuda|mps|exact)-.")
+_HARDWARE = re.compile(r"(cpu|cuda|mps|served|exact)-.")
 
 
 @dataclass(frozen=True)

@@ -72,8 +72,10 @@ def _parser() -> argparse.ArgumentParser:
     measuring.add_argument("-v", "--verbose", action="count", default=0, help="every metric; -vv: samples too")
     measuring.set_defaults(run=_command("measure", "measure"))
     _add_profile(commands)
+    _add_sweep(commands)
     _add_stored_commands(commands)
     _add_calibrate(commands)
+    _add_import(commands)
     return parser
 
 
@@ -100,6 +102,37 @@ def _add_profile(commands: Any) -> None:
         help="write traces for Chrome and TensorBoard",
     )
     profiling.set_defaults(run=_command("profile", "profile"))
+
+
+def _add_sweep(commands: Any) -> None:
+    sweeping = commands.add_parser(
+        "sweep",
+        help="find the most load at which a server keeps its limits",
+        description="Measure the server TARGET, as in 'http://127.0.0.1:8000/v1?model=gpt2', at one load after the "
+        "other: at those given, or doubled from 1 on until a limit breaks, and then in between. Exit status 1 if no "
+        "load is borne.",
+    )
+    sweeping.add_argument("target", metavar="TARGET")
+    sweeping.add_argument(
+        "--limit", action="append", default=[], metavar="LIMIT", help="as 'ttft_ms.p95 < 500'; repeatable"
+    )
+    loads = sweeping.add_mutually_exclusive_group()
+    loads.add_argument(
+        "--concurrency", type=_sizes, nargs="?", const=[], default=[], metavar="N[,N…]", help="requests in flight"
+    )
+    loads.add_argument("--rate", type=_rates, nargs="?", const=[], metavar="R[,R…]", help="requests per second instead")
+    sweeping.add_argument("--arrivals", metavar="poisson|constant", help="of a rate (default: poisson)")
+    sweeping.add_argument("--most", type=_checked(whole), metavar="N", help="the highest load that is tried")
+    sweeping.add_argument("--prompt-tokens", type=_checked(whole), default=128, metavar="N")
+    sweeping.add_argument("--output-tokens", type=_checked(whole), default=32, metavar="N")
+    sweeping.add_argument("--mix", metavar="MIX", help="instead of both, as 'uniform:32-512,16-128'")
+    sweeping.add_argument("--shared-prefix-tokens", type=_checked(whole), metavar="N", help="all prompts begin alike")
+    sweeping.add_argument("--requests", type=_checked(whole), metavar="N", help="whose figures count in a round")
+    _add_options(sweeping, "rounds", "max_time")
+    sweeping.add_argument(
+        "--json", type=Path, metavar="FILE", help="write everything seen as JSON; - for standard output"
+    )
+    sweeping.set_defaults(run=_command("sweep", "sweep"))
 
 
 def _add_calibrate(commands: Any) -> None:
@@ -174,6 +207,49 @@ def _add_stored_commands(commands: Any) -> None:
     merging.set_defaults(run=_command("baselines", "merge"))
 
 
+def _add_import(commands: Any) -> None:
+    importing = commands.add_parser(
+        "import",
+        help="judge what vllm bench serve, AIPerf or GuideLLM measured",
+        description="Judge results of other load generators by limits and by the baseline of a test, and record them "
+        "as one. FILE is of vllm bench serve --save-detailed, AIPerf (profile_export.jsonl) or GuideLLM "
+        "(benchmarks.json). Further runs of the same load, in the same file or in others, count as further processes.",
+    )
+    importing.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    importing.add_argument(
+        "--test", required=True, metavar="NODEID", help="as whose measurement: tests/test_serving.py::test_load"
+    )
+    importing.add_argument(
+        "--format", choices=("vllm", "aiperf", "guidellm"), help="(default: recognised from the content)"
+    )
+    importing.add_argument(
+        "--select", action="append", default=[], metavar="LABEL", help="of several loads this one; repeatable"
+    )
+    importing.add_argument(
+        "--limit", action="append", default=[], metavar="LIMIT", help="as 'ttft_ms < 500'; repeatable"
+    )
+    recording = importing.add_mutually_exclusive_group()
+    recording.add_argument("--update", action="store_true", help="record it as the baseline")
+    recording.add_argument("--append", action="store_true", help="record it as one more session of the baseline")
+    importing.add_argument("--force", action="store_true", help="record also what breaks a limit")
+    importing.add_argument(
+        "--hardware", default="", metavar="KEY", help="what the server runs on (default: served-HOST, as the file says)"
+    )
+    importing.add_argument(
+        "--baselines",
+        type=Path,
+        default=Path("baselines"),
+        metavar="DIR",
+        help="folder of the baselines (default: baselines)",
+    )
+    _add_options(importing, "tolerance", "strict")
+    importing.add_argument(
+        "--json", type=Path, metavar="FILE", help="write everything seen as JSON; - for standard output"
+    )
+    importing.add_argument("-v", "--verbose", action="count", default=0, help="every metric; -vv: samples too")
+    importing.set_defaults(run=_command("imports", "import_"))
+
+
 def check_folder(option: str, file: Path | None) -> None:
     """That a file can be made, before any time goes into what is to stand in it.
 
@@ -212,6 +288,16 @@ def _sizes(text: str) -> list[int]:
     if not all(size.isdecimal() and int(size) > 0 for size in sizes):
         raise argparse.ArgumentTypeError(f"{text!r}: expected whole numbers of at least 1, separated by commas")
     return [int(size) for size in sizes]
+
+
+def _rates(text: str) -> list[float]:
+    try:
+        rates = [float(part) for part in text.split(",")]
+    except ValueError:
+        rates = []
+    if not rates or not all(0 < rate < float("inf") for rate in rates):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected requests per second, separated by commas")
+    return rates
 
 
 def _checked(parse: Callable[[str], Any]) -> Callable[[str], Any]:

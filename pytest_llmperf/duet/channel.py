@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
 
 from pytest_llmperf.errors import LlmperfError, MeasurementError, UsageError
+from pytest_llmperf.units import how_ended
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -216,9 +217,7 @@ class Process:
             status = self._process.wait(timeout=5)
         except subprocess.TimeoutExpired:
             return f"the {self._name} process {otherwise}{self._last()}"
-        how = f"with status {status}" if status >= 0 else f"by {signal.Signals(-status).name}"
-        hint = " (memory may have run out)" if -status == getattr(signal, "SIGKILL", None) else ""
-        return f"the {self._name} process ended {how}{hint}{self._last()}"
+        return f"the {self._name} process ended {how_ended(status)}{self._last()}"
 
     def _last(self) -> str:
         lines = [line.strip() for line in self.output().splitlines() if line.strip()]

@@ -51,11 +51,11 @@ def follow(line: Line, side: Side = "base", **said: Any) -> Callable[[Serving], 
                 return rounds or [serving.serve()]
             player.prepare(Script.from_plain(message["script"]))
             line.tell("set")
-            served = player.play(lambda: line.tell("go"), lambda: line.hear("go"))
-            if served.whole:
-                rounds.append(Round((served.whole,)))
+            played = player.play(lambda: line.tell("go"), lambda: line.hear("go"))
+            if played.whole:
+                rounds.append(played.whole)
             line.hear("report")
-            line.tell("values", values=served.values)
+            line.tell("values", values=played.values)
 
     return taken
 
@@ -103,10 +103,10 @@ class Lead:
         _prepare(self.base, script, patience)
         if script.order[0] == "head":
             player.prepare(script)
-        served = player.play(lambda: self.base.tell("go"), lambda: self.base.hear("go", patience=patience))
-        if served.whole:
-            self.own.append(Round((served.whole,)))
-        return PairedRound(_values(self.base, patience), served.values)
+        played = player.play(lambda: self.base.tell("go"), lambda: self.base.hear("go", patience=patience))
+        if played.whole:
+            self.own.append(played.whole)
+        return PairedRound(_values(self.base, patience), played.values)
 
     def _enough(self, rounds: Sequence[PairedRound], metrics: Sequence[str]) -> bool:
         found = pairs_of(rounds, metrics)

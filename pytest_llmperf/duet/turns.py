@@ -13,7 +13,7 @@ from pytest_llmperf.duet.script import Pace, Script, Side
 from pytest_llmperf.measure import Serving
 from pytest_llmperf.metrics import CATALOGUE, Kind, summarize
 from pytest_llmperf.model import Measurement, Round, Sample, Trace, Workload
-from pytest_llmperf.targets import Clock, Request
+from pytest_llmperf.targets import Clock, Request, Served
 
 Values = Mapping[str, float]
 """Of one round, by metric: its median."""
@@ -74,30 +74,30 @@ class Turns:
 
 
 @dataclass(frozen=True)
-class Served:
+class Played:
     """What one side did in a paired round.
 
     Args:
-        whole: the request served to its last token, where there was one.
+        whole: the request served to its last token, where there was one; of a server a round of its load.
         prefills: those of which only the first token was asked for.
         first_counts: whether the first token of the whole one tells of prefill.
     """
 
-    whole: Trace | None
+    whole: Round | None
     prefills: tuple[Trace, ...]
     first_counts: bool = True
 
     @property
     def values(self) -> Values:
         """Medians of the timed metrics, in their units; of those that there are."""
-        of_prefill = _medians(*self.prefills, *([self.whole] if self.whole and self.first_counts else []))
+        first = [self.whole] if self.whole and self.first_counts else []
+        of_prefill = _medians(*(Round((trace,)) for trace in self.prefills), *first)
         of_whole = _medians(self.whole) if self.whole else {}
         after = {name: value for name, value in of_whole.items() if name not in OF_PREFILL}
         return {**after, **{name: of_prefill[name] for name in OF_PREFILL if name in of_prefill}}
 
 
-def _medians(*traces: Trace) -> dict[str, float]:
-    rounds = tuple(Round((trace,)) for trace in traces)
+def _medians(*rounds: Round) -> dict[str, float]:
     samples = summarize(Measurement(target="", workload=Workload(), rounds=rounds)).samples
     timed = [name for name, metric in CATALOGUE.items() if metric.kind is Kind.TIMED]
     known = {name: sample.median for name in timed if isinstance(sample := samples[name], Sample)}
@@ -120,21 +120,29 @@ class Player:
     def prepare(self, script: Script) -> None:
         """Make the requests of a round."""
         self._script = script
+        if isinstance(self._serving.target, Served):
+            return
         self._short = [next(self._serving.prefills) for _ in range(script.requests - script.decodes)]
         self._whole = next(self._serving.upcoming) if script.decodes else None
 
-    def play(self, give: Callable[[], object], wait: Callable[[], object]) -> Served:
+    def play(self, give: Callable[[], object], wait: Callable[[], object]) -> Played:
         """The round that was prepared, in turns with the other side."""
         script, target = self._script, self._serving.target
         assert script is not None
         turns = Turns(script, self._side, give, wait)
+        if isinstance(target, Served):
+            turns.begin()
+            taken = self._serving.serve()
+            turns.end()
+            return Played(taken, ())
         target.device.synchronize()
         with collector_quiet():
             turns.begin()
             prefills = [target.run(request, self._serving.clock) for request in self._short]
             whole = self._generate(self._whole, script, turns) if self._whole else None
             turns.end()
-        return Served(whole, tuple(prefills[script.warm :]), first_counts=script.prefills > 0)
+        generated = None if whole is None else Round((whole,))
+        return Played(generated, tuple(prefills[script.warm :]), first_counts=script.prefills > 0)
 
     def _generate(self, request: Request, script: Script, turns: Turns) -> Trace:
         clock = TurnClock(self._serving.clock)
@@ -157,6 +165,8 @@ def pace_of(serving: Serving, sleep: Callable[[float], None] = time.sleep) -> Pa
 
     An engine that goes on by itself in the background has its next token ready after a pause.
     """
+    if isinstance(serving.target, Served):  # its load goes on by itself: whole rounds take turns
+        return Pace(0.0, statistics.median(round_.wall for round_ in serving.warm), rests=False)
     usual = min((round_.traces[0] for round_ in serving.warm), key=lambda trace: trace.ended - trace.sent)
     gap = statistics.median(usual.gaps) if usual.gaps else 0.0
     if gap <= 0:

@@ -12,15 +12,27 @@ from pathlib import Path
 
 from pytest_llmperf import metrics
 from pytest_llmperf.collector import collector_quiet
+from pytest_llmperf.measure import served
 from pytest_llmperf.measure.memory import memory_pass, peak_rss
 from pytest_llmperf.measure.quiet import torch_threads
 from pytest_llmperf.measure.rounds import Effort, Need, take, warm_up
-from pytest_llmperf.model import Counts, Environment, Measurement, Memory, Profile, Round, Trace, Unknown, Workload
+from pytest_llmperf.model import (
+    Counts,
+    Environment,
+    Limit,
+    Measurement,
+    Memory,
+    Profile,
+    Round,
+    Trace,
+    Unknown,
+    Workload,
+)
 from pytest_llmperf.profiling.busy import busy
 from pytest_llmperf.profiling.counters import PROFILED_TOKENS, compilations, count
 from pytest_llmperf.profiling.roofline import under_ceilings
 from pytest_llmperf.profiling.traces import untraced
-from pytest_llmperf.targets import Clock, Request, Target
+from pytest_llmperf.targets import Clock, Request, Served, Target
 
 __all__ = [
     "Effort",
@@ -84,6 +96,8 @@ def measure(
     taken: Callable[[Serving], list[Round]] = _ALONE,
     *,
     environment: Environment = Measurement.environment,
+    objectives: Sequence[Limit] = (),
+    price_per_hour: float | Unknown = Measurement.price_per_hour,
     trace: Callable[[], Path] | None = None,
     progress: Progress = lambda stage: None,
     clock: Clock = time.perf_counter,
@@ -93,14 +107,18 @@ def measure(
     Args:
         load: seconds the load took, where it was made for this measurement; then the first request is cold.
         taken: how the timed rounds are taken.
+        objectives: limits that a request by itself keeps or breaks.
+        price_per_hour: of the device, in whatever currency.
         trace: asked for the file of a Chrome trace, where one is wanted.
         progress: told each stage in a few words.
     """
+    remote = target if isinstance(target, Served) else None
+    if remote is not None:
+        load = _RUNNING
     target.begin()
-    notes = [f"times are slower than without it: {occupied.reason}"] if (occupied := busy()) else []
     file = trace and trace()  # its folder is made before any time goes into measuring
     upcoming = requests(target, workload)
-    serve = server(target, upcoming, clock)
+    serve = server(target, workload, upcoming, clock)
     with torch_threads(effort.threads):
         if effort.smoke:
             rounds, warm, memory, counts = [serve()], [], Memory(), Counts()
@@ -112,20 +130,14 @@ def measure(
             compiled = compilations()
             rounds = taken(Serving(target, workload, effort, upcoming, prefills, serve, warm, clock, progress))
             compiled = compilations() - compiled
-            progress("measuring memory")
-            memory = memory_pass(target, next(upcoming), clock, twice=2 * rounds[-1].wall < effort.max_time)
-            memory = dataclasses.replace(memory, peak_rss=rss.value)
-            progress("counting")
-            counts = count(
-                target,
-                target.request(workload, _COUNTED),
-                memory.kv_cache,
-                timely=functools.partial(_timely, rounds[-1].traces[0], max(effort.max_time, _LONGEST_COUNTED_S)),
-                compiles=compiled,
-                trace=file,
-            )
-            if file is not None and (why := untraced(file, counts.prefill.ops)):
-                notes.append(why)
+            if remote is not None:
+                memory, counts = served.passes(remote)
+            else:
+                passes = _Passes(target, workload, effort, rounds[-1], clock, progress)
+                memory = dataclasses.replace(passes.memory(next(upcoming)), peak_rss=rss.value)
+                counts = passes.counts(memory, compiled, file)
+    notes = _slowed() if remote is None else served.notes(remote, rounds)
+    without_trace = untraced(file, counts.prefill.ops) if file is not None else ""
     fresh = not isinstance(load, Unknown)
     seen = metrics.summarize(
         Measurement(
@@ -137,13 +149,55 @@ def measure(
             load=load,
             cold=(*warm, *rounds)[0].traces[0] if fresh else Measurement.cold,
             environment=environment,
-            notes=tuple(notes),
+            objectives=tuple(objectives),
+            price_per_hour=price_per_hour,
+            notes=tuple(filter(None, (*notes, without_trace))),
         )
     )
-    if effort.smoke:
+    if effort.smoke or remote is not None:
         return seen
     with torch_threads(effort.threads):
         return under_ceilings(seen, target, clock)
+
+
+@dataclass(frozen=True)
+class _Passes:
+    """Those apart from timing.
+
+    Args:
+        last: the last timed round, by which it is known how long another takes.
+    """
+
+    target: Target
+    workload: Workload
+    effort: Effort
+    last: Round
+    clock: Clock
+    progress: Progress
+
+    def memory(self, request: Request) -> Memory:
+        self.progress("measuring memory")
+        return memory_pass(self.target, request, self.clock, twice=2 * self.last.wall < self.effort.max_time)
+
+    def counts(self, memory: Memory, compiled: int, trace: Path | None) -> Counts:
+        self.progress("counting")
+        return count(
+            self.target,
+            self.target.request(self.workload, _COUNTED),
+            memory.kv_cache,
+            timely=functools.partial(_timely, self.last.traces[0], max(self.effort.max_time, _LONGEST_COUNTED_S)),
+            compiles=compiled,
+            trace=trace,
+        )
+
+
+def _slowed() -> tuple[str, ...]:
+    """Whether the user's own look at operators took its time, too."""
+    occupied = busy()
+    return () if occupied is None else (f"times are slower than without it: {occupied.reason}",)
+
+
+_RUNNING = Unknown("the server was running before the test asked it")
 
 
 def profile_of(target: Target, workload: Workload, threads: int | None, trace: Path | None = None) -> Profile:
@@ -179,10 +233,13 @@ def requests(target: Target, workload: Workload, first: int = 1) -> Iterator[Req
     return (target.request(workload, seed) for seed in itertools.count(first))
 
 
-def server(target: Target, upcoming: Iterator[Request], clock: Callable[[], float]) -> Callable[[], Round]:
+def server(target: Target, workload: Workload, upcoming: Iterator[Request], clock: Clock) -> Callable[[], Round]:
     """What serves one round each time it is called."""
 
     def serve() -> Round:
+        if isinstance(target, Served):
+            with collector_quiet():
+                return target.serve(workload, upcoming, clock)
         request = next(upcoming)
         target.device.synchronize()
         with collector_quiet():
@@ -204,4 +261,6 @@ def _counted(serve: Callable[[], Round], effort: Effort, progress: Progress) -> 
 
 def _as_served(workload: Workload, rounds: Sequence[Round]) -> Workload:
     """With the prompt tokens that were really sent: a text's length is the tokenizer's to say."""
+    if workload.mix is not None:
+        return workload
     return dataclasses.replace(workload, prompt_tokens=rounds[0].traces[0].prompt_tokens)

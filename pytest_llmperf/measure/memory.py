@@ -5,21 +5,15 @@ from __future__ import annotations
 import dataclasses
 import gc
 import os
-import re
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
 from pytest_llmperf import nvml
 from pytest_llmperf.collector import collector_quiet
 from pytest_llmperf.model import Memory, Unknown
+from pytest_llmperf.resident import ResidentSet
 from pytest_llmperf.targets import Request, Target
 
-_CLEAR_REFS = Path("/proc/self/clear_refs")
-_STATUS = Path("/proc/self/status")
-_RESET_PEAK = "5"  # proc(5): reset the peak resident set size to the current value
 _SAMPLE_EVERY_S = 0.005
 _NO_TIME: int | Unknown = Unknown("one call alone takes longer than the time allowed for memory", by_chance=True)
 
@@ -69,63 +63,18 @@ class PeakRss:
 
 @contextmanager
 def peak_rss() -> Iterator[PeakRss]:
-    """Watch the resident set: exactly by the kernel's high-water mark where there is one, else by sampling."""
+    """Watch the resident set."""
     peak = PeakRss()
+    watched = ResidentSet(lambda: [os.getpid()], _SAMPLE_EVERY_S)
     try:
-        _CLEAR_REFS.write_text(_RESET_PEAK)
-    except OSError:
-        with _sampled_rss(peak):
-            yield peak
-        return
-    yield peak
-    match = re.search(r"^VmHWM:\s+(\d+) kB", _STATUS.read_text(), re.MULTILINE)
-    peak.value = int(match[1]) * 1024 if match else Unknown("/proc/self/status shows no VmHWM")
-
-
-@contextmanager
-def _sampled_rss(peak: PeakRss) -> Iterator[None]:
-    import psutil
-
-    process = psutil.Process()
-    seen = [process.memory_info().rss]
-    done = threading.Event()
-
-    def sample() -> None:
-        while not done.wait(_SAMPLE_EVERY_S):
-            seen.append(process.memory_info().rss)
-
-    sampler = threading.Thread(target=sample, name="llmperf-rss", daemon=True)
-    sampler.start()
-    try:
-        yield
+        yield peak
     finally:
-        done.set()
-        sampler.join()
-        peak.value = max(*seen, process.memory_info().rss)
+        peak.value = watched.peak()
+        watched.close()
 
 
 def process_gpu_bytes(target: Target) -> int | Unknown:
     """What NVML attributes to this process on all GPUs."""
     if not target.device.name.startswith("cuda"):
         return Unknown("the target is not on a CUDA device")
-    with nvml.opened() as library:
-        if isinstance(library, Unknown):
-            return library
-        try:
-            return _process_bytes(library)
-        except library.NVMLError as error:
-            return Unknown(f"NVML: {error}")
-
-
-def _process_bytes(library: Any) -> int | Unknown:
-    used = [
-        process.usedGpuMemory
-        for handle in nvml.handles(library)
-        for process in library.nvmlDeviceGetComputeRunningProcesses(handle)
-        if process.pid == os.getpid()
-    ]
-    if not used:
-        return Unknown("NVML does not list this process (in a container it shows the host's process ids)")
-    if None in used:
-        return Unknown("NVML does not say how much memory this process uses")
-    return int(sum(used))
+    return nvml.process_bytes([os.getpid()], "this process")

@@ -16,9 +16,10 @@ from pytest_llmperf.plugin.items import measures
 from pytest_llmperf.plugin.seen import Seen
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Generator, Iterator, Sequence
 
     from pytest_llmperf.plugin.running import Running
+    from pytest_llmperf.plugin.served import Servers
     from pytest_llmperf.session import Llm
 
 RUNNING = pytest.StashKey["Running"]()
@@ -51,6 +52,20 @@ def llm(request: pytest.FixtureRequest) -> Llm:
 def llmperf(request: pytest.FixtureRequest) -> Llm:
     """The fixture `llm` by another name, for suites that have an `llm` of their own."""
     return working_part(request.config).llm(request)
+
+
+@pytest.fixture(scope="session")
+def llm_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """Starts servers, and ends them with the session: `llm_server("serve --port {port}", ready="http://…")`."""
+    if option(request.config, "mode") == "off":
+        pytest.skip("--llmperf=off")
+    from pytest_llmperf.plugin.served import Servers
+
+    servers = Servers(request.config, tmp_path_factory.mktemp("llm_server"))
+    try:
+        yield servers
+    finally:
+        servers.close()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -15,7 +15,7 @@ from pytest_llmperf.duet.sides import TOLD
 from pytest_llmperf.duet.worktree import Worktree
 from pytest_llmperf.errors import LlmperfError
 from pytest_llmperf.plugin.child import Child, run_as
-from pytest_llmperf.targets import Pretrained, Reference
+from pytest_llmperf.targets import Endpoint, Pretrained, Reference
 
 PROTOCOL = 1
 """What head and base say to each other; base may have another version of this package, in its own environment."""
@@ -29,7 +29,9 @@ class OnBase(Child):
         self._worktree = worktree_of(request)
 
     def locate(self, reference: Reference) -> Reference:
-        """A local folder that base has not, where head has it: git ignores what is large."""
+        """A local folder that base has not, where head has it, since git ignores what is large; base's own server."""
+        if isinstance(reference, Endpoint):
+            return reference.of_base()
         if not isinstance(reference, Pretrained):
             return reference
         here = Path(reference.name).absolute()

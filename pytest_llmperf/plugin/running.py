@@ -17,7 +17,7 @@ from pytest_llmperf.duet.repository import base_of
 from pytest_llmperf.errors import DeviceMissingError, LlmperfError, NoRoomError
 from pytest_llmperf.gate import Gate
 from pytest_llmperf.metrics import CATALOGUE, Kind
-from pytest_llmperf.model import Result, Row, plain
+from pytest_llmperf.model import Measurement, Result, Row, plain
 from pytest_llmperf.plugin.again import FreshProcesses
 from pytest_llmperf.plugin.child import CHILD, Child
 from pytest_llmperf.plugin.config import baselines_folder, is_recording, option, traces_folder
@@ -57,6 +57,7 @@ class Running:
                 smoke=smoke,
                 profile=option(config, "profile"),
                 traces=None if CHILD in config.stash else traces_folder(config),
+                price_per_hour=option(config, "price_per_hour") or Measurement.price_per_hour,
             ),
             progress=self._progress,
             exclusive=_exclusive(config),

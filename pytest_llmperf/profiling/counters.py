@@ -46,9 +46,9 @@ def count(
         LlmperfError: as serving does. Any other error is of counting alone, and leaves its counts unknown.
     """
     if "torch" not in sys.modules:  # nothing of it can run, and importing it takes seconds
-        return _unseen(NO_OPERATOR, kv_cache)
+        return unseen(NO_OPERATOR, kv_cache)
     if occupied := busy():
-        return _unseen(occupied, kv_cache, compiles)
+        return unseen(occupied, kv_cache, compiles)
     from pytest_llmperf.profiling.flops import Counted, work
     from pytest_llmperf.profiling.operators import Profiled, profile
 
@@ -56,9 +56,9 @@ def count(
         whole = timely(request.workload.output_tokens)
         counted = _tried(lambda: work(target, request), Counted.unseen) if whole else Counted.unseen(_NO_TIME)
         if (why := counted.prefill.flops) in _ELSEWHERE and isinstance(why, Unknown):
-            return _unseen(why, kv_cache, compiles)
+            return unseen(why, kv_cache, compiles)
         if not timely(PROFILED_TOKENS):
-            return _unseen(_NO_TIME, kv_cache)
+            return unseen(_NO_TIME, kv_cache)
         profiled = _tried(lambda: profile(target, request.shorter(PROFILED_TOKENS), trace), Profiled.unseen)
         by_token = NOT_BY_TOKEN not in (counted.prefill.flops, profiled.prefill.ops)
         growth = _tried(lambda: _cache_growth(target, request, kv_cache if by_token else NOT_BY_TOKEN), lambda why: why)
@@ -73,7 +73,8 @@ def count(
     )
 
 
-def _unseen(why: Unknown, kv_cache: int | Unknown, compiles: int | Unknown = 0) -> Counts:
+def unseen(why: Unknown, kv_cache: int | Unknown, compiles: int | Unknown = 0) -> Counts:
+    """Nothing is counted, and why."""
     phase, work = Phase(why, why, why, why), Work(why, why)
     growth = kv_cache if isinstance(kv_cache, Unknown) else why
     seen = compiles and not isinstance(compiles, Unknown)  # wherever it was compiled; that nothing was says nothing

@@ -19,6 +19,7 @@ class Recorded:
         stale: stored tests that no longer exist.
         pruned: the stale ones were dropped.
         done: the run was to record.
+        force: the option that records what is unfit.
     """
 
     changes: Sequence[Change] = ()
@@ -26,6 +27,7 @@ class Recorded:
     stale: Sequence[str] = ()
     pruned: bool = False
     done: bool = False
+    force: str = "--llmperf-force"
 
 
 _COLUMNS = (
@@ -59,7 +61,7 @@ def remarks(recorded: Recorded) -> list[str]:
         counts = [f"{kinds.count(kind)} {kind}" for kind in ("updated", "new", "unchanged")]
         lines.append(f"baselines: {', '.join(counts)}")
     for key, reason in recorded.unfit.items():
-        lines.append(f"not recorded: {key}: {reason} (--llmperf-force records it all the same)")
+        lines.append(f"not recorded: {key}: {reason} ({recorded.force} records it all the same)")
     if recorded.stale:
         shown = ", ".join(recorded.stale[:5]) + (", …" if len(recorded.stale) > 5 else "")
         new = any(change.kind == "new" for change in recorded.changes)

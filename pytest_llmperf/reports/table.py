@@ -225,8 +225,8 @@ def subtitle(result: Result) -> str:
     return " · ".join(
         [
             *target,
-            f"{workload.prompt_tokens} → {workload.output_tokens} tokens",
-            f"batch {workload.batch_size}",
+            workload.mix or f"{workload.prompt_tokens} → {workload.output_tokens} tokens",
+            pace(workload) or f"batch {workload.batch_size}",
             result.device,
             f"{result.rounds} round{'s' * (result.rounds != 1)}",
         ]
@@ -280,17 +280,25 @@ def counts(results: Sequence[Result], stale: int = 0) -> str:
     return f"{len(results)} measured: {', '.join(judged)}" + (f"; {stale} stale" if stale else "")
 
 
-def hints(results: Sequence[Result]) -> list[str]:
-    """What would tell more, each thing once."""
+UPDATE = "pytest --llmperf-update"
+
+
+def hints(results: Sequence[Result], update: str = UPDATE) -> list[str]:
+    """What would tell more, each thing once.
+
+    Args:
+        update: the command that records baselines.
+    """
     lines = [
         f"{result.key}: faster than this machine can be: {result.impossible}" for result in results if result.impossible
     ]
+    lines += [f"{result.key}: {note}" for result in results for note in result.notes]
     stored = [result for result in results if not result.against]
     if new := dict.fromkeys(result.new for result in stored if result.new):
-        lines.append(f"NEW: {'; '.join(new)} (pytest --llmperf-update records what is measured)")
+        lines.append(f"NEW: {'; '.join(new)} ({update} records what is measured)")
     lines += [f"NEW: {result.key}: {result.new}" for result in results if result.against and result.new]
     if any(result.verdict is Verdict.IMPROVED for result in stored):
-        lines.append("IMPROVED: pytest --llmperf-update makes it the baseline")
+        lines.append(f"IMPROVED: {update} makes it the baseline")
     unsure = [(result, row) for result in results for row in result.rows if _is_unsure(row)]
     unsure.sort(key=lambda told: -_harm(told[1]))
     lines += [f"{result.key}: {_failing(row)}" for result, row in unsure[:_MOST_UNSURE]]
@@ -333,9 +341,23 @@ def _is_unsure(row: Row) -> bool:
 
 
 def shape(workload: Workload) -> str:
-    """`512→128`, with the batch size where there is one: `8×512→128`."""
+    """`512→128`, with the batch size where there is one, `8×512→128`, and with its load, `512→128 · 16 at once`."""
     batch = f"{workload.batch_size}×" if workload.batch_size > 1 else ""
-    return f"{batch}{workload.prompt_tokens}→{workload.output_tokens}"
+    lengths = workload.mix or f"{batch}{workload.prompt_tokens}→{workload.output_tokens}"
+    return " · ".join(filter(None, [lengths, pace(workload)]))
+
+
+def pace(workload: Workload) -> str:
+    """What a load comes to beside its lengths: `16 at once`, `4 requests/s, constant`; empty for one at a time."""
+    parts = []
+    if workload.concurrency > 1:
+        parts.append(f"{workload.concurrency} at once")
+    if workload.request_rate is not None:
+        parts.append(f"{workload.request_rate:g} requests/s")
+    parts += filter(None, [workload.arrivals])
+    if workload.shared_prefix_tokens is not None:
+        parts.append(f"{workload.shared_prefix_tokens} tokens shared")
+    return ", ".join(parts)
 
 
 def verdict_cell(verdict: Verdict | None) -> Cell:

@@ -15,7 +15,18 @@ from rich.text import Text
 from pytest_llmperf.model import Profile, Result, Verdict
 from pytest_llmperf.reports.profile import profile_tables
 from pytest_llmperf.reports.recorded import Recorded, changed, remarks
-from pytest_llmperf.reports.table import Cell, Table, advice, counts, details, explained, failure, hints, overview
+from pytest_llmperf.reports.table import (
+    UPDATE,
+    Cell,
+    Table,
+    advice,
+    counts,
+    details,
+    explained,
+    failure,
+    hints,
+    overview,
+)
 from pytest_llmperf.reports.variants import side_by_side
 
 WIDE = 100
@@ -55,9 +66,19 @@ def _profile(profile: Profile, width: int) -> RenderableType:
 
 
 def summary(
-    results: Sequence[Result], width: int, colour: bool, verbosity: int, recorded: Recorded | None = None
+    results: Sequence[Result],
+    width: int,
+    colour: bool,
+    verbosity: int,
+    recorded: Recorded | None = None,
+    *,
+    update: str = UPDATE,
 ) -> str:
-    """The end of a run: a table, more of it with `-v` and `-vv`, one line with `-q`."""
+    """The end of a run: a table, more of it with `-v` and `-vv`, one line with `-q`.
+
+    Args:
+        update: the command that records baselines.
+    """
     stale = len(recorded.stale) if recorded else 0
     line = Text(counts(results, stale), style="bold")
     said = remarks(recorded) if recorded else []
@@ -78,7 +99,7 @@ def summary(
         parts += [_rendered(table, width), Text("")]
     if recorded and (table := changed(recorded)).rows:
         parts += [_grid(table, width), Text("")]
-    told = [*said, *([] if recorded and recorded.done else hints(results))]
+    told = [*said, *([] if recorded and recorded.done else hints(results, update))]
     return _text(Group(*parts, line, *(Text(remark, overflow="fold") for remark in told)), width, colour)
 
 

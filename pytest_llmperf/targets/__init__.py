@@ -7,20 +7,24 @@ Importing this package imports neither torch nor transformers.
 
 from __future__ import annotations
 
-from pytest_llmperf.targets.protocol import Clock, LoadOptions, Reference, Request, Target
+from pytest_llmperf.targets.endpoint import Endpoint, endpoint
+from pytest_llmperf.targets.protocol import Clock, LoadOptions, Reference, Request, Served, Target
 from pytest_llmperf.targets.references import Module, Pretrained, RandomWeights, random_weights, resolve
 from pytest_llmperf.targets.stream import Stream, stream
 
 __all__ = [
     "Clock",
+    "Endpoint",
     "LoadOptions",
     "Module",
     "Pretrained",
     "RandomWeights",
     "Reference",
     "Request",
+    "Served",
     "Stream",
     "Target",
+    "endpoint",
     "random_weights",
     "resolve",
     "stream",

@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable
 from pytest_llmperf.errors import NoRoomError, OutOfMemoryTargetError
 from pytest_llmperf.model import Unknown
 from pytest_llmperf.targets.device import Device, device_of
-from pytest_llmperf.targets.protocol import LoadOptions, Reference, Target
+from pytest_llmperf.targets.protocol import LoadOptions, Reference, Served, Target
 from pytest_llmperf.units import short_bytes
 
 HEADROOM = 1.1
@@ -37,11 +37,11 @@ class TargetCache:
             TargetError: it cannot be had, or does not fit even alone.
         """
         key = (reference, options.key)
-        if reference.cacheable:  # `auto`, `cuda` and `cuda:0` may be one place
+        if reference.cacheable and reference.in_process:  # `auto`, `cuda` and `cuda:0` may be one place
             place = device_of(options.device).name
             key = (reference, dataclasses.replace(options, device=place).key)
         if fresh:
-            self._targets.pop(key, None)
+            _let_go(self._targets.pop(key, None))
         if reference.cacheable and key in self._targets:
             self._targets.move_to_end(key)
             return self._targets[key], _FROM_CACHE
@@ -82,8 +82,7 @@ class TargetCache:
             self._drop_oldest(device)
 
     def _drop_oldest(self, device: Device) -> None:
-        _, target = self._targets.popitem(last=False)
-        del target
+        _let_go(self._targets.popitem(last=False)[1])
         gc.collect()
         device.release()
 
@@ -91,6 +90,11 @@ class TargetCache:
         """Let go of every target."""
         while self._targets:
             self._drop_oldest(next(iter(self._targets.values())).device)
+
+
+def _let_go(target: object) -> None:
+    if isinstance(target, Served):
+        target.close()
 
 
 _FROM_CACHE = Unknown("the target was already loaded in this session")

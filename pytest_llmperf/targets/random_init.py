@@ -15,6 +15,7 @@ from transformers.initialization import no_init_weights
 from pytest_llmperf.errors import TargetError, UsageError, did_you_mean
 from pytest_llmperf.targets.device import device_of
 from pytest_llmperf.targets.huggingface import GenerateTarget, out_of_memory_as
+from pytest_llmperf.targets.plain import thawed
 from pytest_llmperf.targets.pretrained import (
     default_dtype,
     quiet_transformers,
@@ -22,7 +23,6 @@ from pytest_llmperf.targets.pretrained import (
     split_generation_options,
 )
 from pytest_llmperf.targets.protocol import LoadOptions
-from pytest_llmperf.targets.references import thawed
 
 if TYPE_CHECKING:
     from pytest_llmperf.targets.references import RandomWeights

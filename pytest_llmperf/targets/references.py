@@ -1,22 +1,24 @@
-"""References to transformers models: a name, an architecture with random weights, the user's own module.
+"""References: a name, an architecture with random weights, the user's own module, and what else `resolve` knows.
 
 Text forms, the same everywhere a target is named:
 
     gpt2  ·  org/model  ·  ./folder                a Hub id or a local folder
     random:gpt2?n_layer=2&dtype=bfloat16           `random_weights("gpt2", n_layer=2, dtype="bfloat16")`
+    http://host:8000/v1?model=gpt2&api=chat        `endpoint("http://host:8000/v1", model="gpt2", api="chat")`
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 from pytest_llmperf.errors import UsageError
 from pytest_llmperf.model import Unknown
 from pytest_llmperf.names import dtype_name
+from pytest_llmperf.targets.endpoint import Endpoint, from_text
+from pytest_llmperf.targets.plain import frozen, text_of, value_of
 from pytest_llmperf.targets.protocol import LoadOptions, Reference, Target
 from pytest_llmperf.targets.stream import Stream
 
@@ -62,7 +64,7 @@ class RandomWeights:
     def id(self) -> str:
         named = {"dtype": self.dtype, "attn_implementation": self.attn_implementation}
         options = {name: value for name, value in named.items() if value is not None} | dict(self.overrides)
-        query = "&".join(f"{name}={_text(value)}" for name, value in options.items())
+        query = "&".join(f"{name}={text_of(value)}" for name, value in options.items())
         return f"random:{self.model_type}" + (f"?{query}" if query else "")
 
     def weights_estimate(self, options: LoadOptions) -> int | Unknown:
@@ -128,7 +130,7 @@ def random_weights(
         model_type,
         None if dtype is None else dtype_name(dtype),
         attn_implementation,
-        tuple((name, _frozen(value)) for name, value in sorted(overrides.items())),
+        tuple((name, frozen(value)) for name, value in sorted(overrides.items())),
     )
 
 
@@ -138,7 +140,7 @@ def resolve(target: object) -> Reference:
     Raises:
         UsageError: it is neither a name nor a target.
     """
-    if isinstance(target, (Pretrained, RandomWeights, Module, Stream)):
+    if isinstance(target, (Pretrained, RandomWeights, Module, Stream, Endpoint)):
         return target
     if isinstance(target, str):
         return _from_text(target)
@@ -151,7 +153,7 @@ def resolve(target: object) -> Reference:
     hint = "; wrap a function as stream(fn)" if callable(target) else ""
     raise UsageError(
         f"model={target!r} is no target: expected a Hub id, a local folder, random_weights(…), "
-        f"stream(…) or a torch.nn.Module{hint}"
+        f"stream(…), endpoint(…) or a torch.nn.Module{hint}"
     )
 
 
@@ -165,8 +167,10 @@ def _module(module: object) -> Module:
 
 def _from_text(text: str) -> Reference:
     if not text.strip():
-        raise UsageError(f"model={text!r} is empty: expected a Hub id, a local folder or random:TYPE")
+        raise UsageError(f"model={text!r} is empty: expected a Hub id, a local folder, random:TYPE or a url")
     scheme, _, rest = text.partition(":")
+    if rest.startswith("//"):
+        return from_text(text)
     if scheme != "random":
         return Pretrained(text)
     model_type, _, query = rest.partition("?")
@@ -177,38 +181,7 @@ def _from_text(text: str) -> Reference:
             raise UsageError(f"{text!r}: {pair!r} is no option; write random:gpt2?n_layer=2&dtype=bfloat16")
         if name in options:
             raise UsageError(f"{text!r}: {name} is given twice")
-        options[name] = _value(unquote(value))
+        options[name] = value_of(unquote(value))
     if "model_type" in options:
         raise UsageError(f"{text!r}: model_type is what stands after 'random:', and no option")
     return random_weights(model_type, **options)
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
-
-
-def _text(value: Any) -> str:
-    """As `_value` reads it: plain, unless the text would be read as something else."""
-    plain = value if isinstance(value, str) else json.dumps(thawed(value), separators=(",", ":"))
-    if isinstance(value, str) and _value(value) != value:
-        plain = json.dumps(value)
-    return quote(plain, safe='/:,[]{}" ')
-
-
-def _frozen(value: Any) -> Any:
-    """Lists and dictionaries as tuples, so that a reference can be compared and hashed."""
-    if isinstance(value, Mapping):
-        return ("{}", *((key, _frozen(item)) for key, item in value.items()))
-    if isinstance(value, (list, tuple)):
-        return ("[]", *(_frozen(item) for item in value))
-    return value
-
-
-def thawed(value: Any) -> Any:
-    """The plain data that `_frozen` was made of."""
-    if isinstance(value, tuple):
-        return {key: thawed(item) for key, item in value[1:]} if value[0] == "{}" else [thawed(i) for i in value[1:]]
-    return value

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from pytest_llmperf.metrics import CATALOGUE, Better, Kind, Metric
-from pytest_llmperf.model import Comparison, Limit, Measurement, Row, Sample, Unknown, Verdict
+from pytest_llmperf.model import Comparison, Failure, Limit, Measurement, Row, Sample, Unknown, Verdict
 from pytest_llmperf.units import percent, short_number
 from pytest_llmperf.verdict.comparison import Estimate, decide
 from pytest_llmperf.verdict.statistics import interval, samples_needed, supported
@@ -24,8 +24,9 @@ def judge_limit(limit: Limit, measurement: Measurement, *, judged: bool = True) 
         judged: False leaves the verdict out (smoke runs).
     """
     sample = measurement.samples[limit.metric]
-    row = _row(limit.metric, limit.statistic, sample)
+    row = _row(limit.metric, limit.statistic, sample, measurement)
     verdict, note = _verdict(limit, sample)
+    note = "; ".join(filter(None, [note, row.note]))
     return dataclasses.replace(row, limit=limit.comparison, verdict=verdict if judged else None, note=note)
 
 
@@ -54,15 +55,29 @@ def reading(metric: str, measurement: Measurement) -> Row | None:
     sample = measurement.samples[metric]
     if not isinstance(sample, Sample):
         return None
-    return _row(metric, "median", sample)
+    return _row(metric, "median", sample, measurement)
 
 
-def _row(metric: str, statistic: str, sample: Sample | Unknown) -> Row:
+def _row(metric: str, statistic: str, sample: Sample | Unknown, measurement: Measurement) -> Row:
     unit = CATALOGUE[metric].unit
     if isinstance(sample, Unknown):
         return Row(metric, statistic, unit, None)
     low, high = interval(sample, statistic) or (None, None)
-    return Row(metric, statistic, unit, sample.statistic(statistic), low, high, values=sample.samples)
+    note = _NOTES[metric](measurement) if metric in _NOTES else ""
+    return Row(metric, statistic, unit, sample.statistic(statistic), low, high, note=note, values=sample.samples)
+
+
+def _chunks(measurement: Measurement) -> str:
+    """Gaps of several tokens are no longer those between tokens, and are named so."""
+    arrivals = sum(len(trace.arrivals) for trace in measurement.traces)
+    tokens = sum(trace.output_tokens for trace in measurement.traces)
+    return f"gaps between chunks of {short_number(tokens / arrivals)} tokens" if tokens > arrivals else ""
+
+
+_NOTES: Mapping[str, Callable[[Measurement], str]] = {
+    "itl_ms": _chunks,
+    "failed_share": lambda measurement: Failure.counted(measurement.failures),
+}
 
 
 def worse(metric: Metric) -> int:

@@ -444,7 +444,7 @@ def test_collect_only_of_marked_tests_imports_nothing_heavy(suite: pytest.Pytest
 import pathlib
 import sys
 
-HEAVY = ("torch", "transformers", "numpy", "rich", "psutil", "pynvml", "tokenizers", "huggingface_hub")
+HEAVY = ("torch", "transformers", "numpy", "rich", "psutil", "pynvml", "tokenizers", "huggingface_hub", "aiohttp")
 
 def pytest_unconfigure():
     pathlib.Path("imported.txt").write_text(" ".join(name for name in HEAVY if name in sys.modules))

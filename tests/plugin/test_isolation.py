@@ -17,6 +17,7 @@ HEAVY = (
     "huggingface_hub",
     "scipy",
     "pydantic",
+    "aiohttp",
 )
 CONFTEST = f"""
 import pathlib

@@ -15,11 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_llmperf.duet.script import SIDES, Pace, Script, Side, other, scripts
-from pytest_llmperf.duet.turns import Player, Served, TurnClock, Turns, pace_of
+from pytest_llmperf.duet.turns import Played, Player, TurnClock, Turns, pace_of
+from pytest_llmperf.measure import server
 from pytest_llmperf.model import Trace, Workload
 from pytest_llmperf.targets import Clock, Request
 from pytest_llmperf.targets.protocol import Rest, no_rest
-from tests.fakes import FakeClock, FakeTarget, serving
+from tests.fakes import FakeClock, FakeServer, FakeTarget, serving
 
 WORKLOAD = Workload(prompt_tokens=8, output_tokens=101)
 PACE = Pace(gap=0.001, ttft=0.01, rests=True)
@@ -58,8 +59,8 @@ class Stage:
         self.clock.advance(seconds)
         self.intervals.append((side, began, self.clock()))
 
-    def play(self, players: dict[Side, Player]) -> dict[Side, Served]:
-        served: dict[Side, Served] = {}
+    def play(self, players: dict[Side, Player]) -> dict[Side, Played]:
+        served: dict[Side, Played] = {}
 
         def play(side: Side) -> None:
             served[side] = players[side].play(lambda: self.give(side), lambda: self.wait(side))
@@ -109,7 +110,7 @@ class OnStage(FakeTarget):
 
 def on_stage(
     script: Script, *, workload: Workload = WORKLOAD, slower: float = 1.2, cold: float = 1.6
-) -> tuple[Stage, dict[Side, Served]]:
+) -> tuple[Stage, dict[Side, Played]]:
     stage = Stage(script)
     players: dict[Side, Player] = {}
     for side, factor in (("base", 1.0), ("head", slower)):
@@ -268,8 +269,7 @@ class Accelerated(FakeTarget):
 def test_the_times_of_a_clock_that_went_on_meanwhile_are_left_out(blocks: tuple[int, ...], kept: int) -> None:
     player = Player(serving(Accelerated(FakeClock()), Workload(8, 5)), "base", no_sleep)
     player.prepare(Script(("base", "head") * (1 + len(blocks)), blocks=blocks))
-    whole = player.play(lambda: None, lambda: None).whole
-    assert whole is not None
+    (whole,) = player.play(lambda: None, lambda: None).whole.traces
     assert len(whole.device_arrivals) == kept
 
 
@@ -335,3 +335,41 @@ def test_a_pause_is_long_enough_for_the_next_token_to_be_made() -> None:
     pauses: list[float] = []
     pace_of(serving(FakeTarget(FakeClock(), gap=0.02), Workload(8, 9)), pauses.append)
     assert pauses == [pytest.approx(0.06)]
+
+
+# What is asked over a network
+
+
+@dataclass
+class LoadedOnStage(FakeServer):
+    stage: Stage | None = None
+    side: Side = "base"
+
+    def run(self, request: Request, clock: Clock, rest: Rest = no_rest) -> Trace:
+        sent = clock()
+        for seconds in (self.ttft, *(self.gap,) * 3):
+            self.stage.work(self.side, seconds) if self.stage else self.clock.advance(seconds)
+        return Trace(sent, (sent + self.ttft, clock()), 8, tokens=4)
+
+
+@pytest.mark.parametrize("kind", ["whole", "prefills", "decoding"])
+def test_servers_take_turns_by_whole_rounds_of_their_load(kind: str) -> None:
+    load = Workload(8, 4, concurrency=3)
+    targets = {side: LoadedOnStage(FakeClock(), ttft=0.2 if side == "head" else 0.1, side=side) for side in SIDES}
+    waiting = {side: serving(target, load) for side, target in targets.items()}
+    paces = [pace_of(each, no_sleep) for each in waiting.values()]
+    assert [pace.rests for pace in paces] == [False, False]
+    script = next(getattr(scripts(paces, load.output_tokens, seed=1), kind))
+    stage = Stage(script)
+    players = {side: Player(each, side, no_sleep) for side, each in waiting.items()}
+    for target in targets.values():
+        target.stage, target.clock = stage, stage.clock
+    for side, each in waiting.items():
+        rounds = server(targets[side], load, each.upcoming, stage.clock)
+        players[side] = Player(dataclasses.replace(each, serve=rounds, clock=stage.clock), side, no_sleep)
+    played = stage.play(players)
+    assert not stage.out_of_turn
+    assert [side for side, _ in itertools.groupby(stage.intervals, key=lambda each: each[0])] == list(script.order)
+    assert {side: len(each.whole.traces) for side, each in played.items()} == {"base": 3, "head": 3}
+    assert played["head"].values["ttft_ms"] == pytest.approx(2 * played["base"].values["ttft_ms"])
+    assert {"tpot_ms", "output_tokens_per_s", "requests_per_s"} <= set(played["head"].values)

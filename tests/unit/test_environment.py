@@ -172,6 +172,59 @@ def test_an_apple_gpu_is_named_after_its_processor(monkeypatch):
     assert device_name("mps") == "Apple M3 GPU"
 
 
+# A server
+
+
+@pytest.fixture
+def epyc(monkeypatch):
+    monkeypatch.setattr(environment_module, "cpu_model", lambda: "AMD EPYC 7763")
+    monkeypatch.setattr(environment_module, "cores", lambda: 2.0)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "key", "name"),
+    [
+        ([], "served-cpu-amd-epyc-7763-2c", "AMD EPYC 7763, 2 cores"),
+        ([H200], "served-cuda-nvidia-h200-x1", H200),
+        ([H200, A100, H200], "served-cuda-nvidia-a100-sxm4-80gb-x1-nvidia-h200-x2", f"{H200}, {A100}"),
+    ],
+)
+def test_a_server_on_this_machine_may_use_all_that_it_has(monkeypatch, epyc, gpus, key, name):
+    monkeypatch.setattr(environment_module, "nvidia_gpus", lambda: gpus)
+    assert (hardware("served:localhost"), device_name("served:localhost")) == (key, name)
+
+
+@pytest.mark.parametrize(
+    ("device", "key", "name"),
+    [
+        ("served:llm.example.org", "served-llm.example.org", "llm.example.org"),
+        ("served:H200 x8", "served-h200-x8", "H200 x8"),
+        ("served:[2001:db8::1]", "served-2001-db8-1", "[2001:db8::1]"),
+        ("served:../../etc", "served-etc", "../../etc"),
+    ],
+)
+def test_a_server_elsewhere_goes_by_what_it_is_said_to_run_on_or_its_host(device, key, name):
+    assert (hardware(device), device_name(device)) == (key, name)
+    assert machine(device) == {}
+
+
+def test_a_served_target_is_recorded_with_the_versions_of_its_server_and_no_threads():
+    class Server(FakeTarget):
+        versions = {"vllm": "0.11.1"}  # noqa: RUF012
+        notes = ()
+
+        def serve(self, workload, upcoming, clock):
+            raise NotImplementedError
+
+        memory = close = serve
+
+    target = Server(FakeClock())
+    target.device.name = "served:llm.example.org"
+    seen = environment_of(target, 1)
+    assert (seen.versions, seen.threads) == ({"vllm": "0.11.1"}, None)
+    assert (seen.device_type, seen.hardware) == ("served", "served-llm.example.org")
+
+
 def test_cores_are_those_this_process_may_use(monkeypatch):
     monkeypatch.setattr(environment_module, "_quota", lambda: math.inf)
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 2, 5}, raising=False)

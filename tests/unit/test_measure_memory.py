@@ -14,8 +14,8 @@ import pynvml
 import pytest
 import torch
 
+from pytest_llmperf import resident
 from pytest_llmperf.measure import Effort, measure
-from pytest_llmperf.measure import memory as memory_module
 from pytest_llmperf.measure.memory import memory_pass, peak_rss, process_gpu_bytes
 from pytest_llmperf.metrics import summarize
 from pytest_llmperf.model import Measurement, Memory, Unknown, Workload
@@ -226,7 +226,7 @@ def occupied(mebibytes, seconds=0.0):
 def watching(request, monkeypatch):
     """Both ways of watching the resident set; sampling needs memory to be held for a few samples."""
     if request.param == "sampled":
-        monkeypatch.setattr(memory_module, "_CLEAR_REFS", Path("/nonexistent/clear_refs"))
+        monkeypatch.setattr(resident, "_PROC", Path("/nonexistent"))
         return 0.2
     if not os.access("/proc/self/clear_refs", os.W_OK):
         pytest.skip("this kernel resets no high-water mark")
@@ -251,31 +251,10 @@ def test_an_earlier_peak_is_forgotten(watching):
 
 
 def test_the_sampler_ends_with_its_stretch_even_after_an_error(monkeypatch):
-    monkeypatch.setattr(memory_module, "_CLEAR_REFS", Path("/nonexistent/clear_refs"))
+    monkeypatch.setattr(resident, "_PROC", Path("/nonexistent"))
     with pytest.raises(KeyError, match="True"), peak_rss():
         raise KeyError("llmperf-rss" in [thread.name for thread in threading.enumerate()])
     assert "llmperf-rss" not in [thread.name for thread in threading.enumerate()]
-
-
-def test_a_status_without_a_high_water_mark_leaves_it_unknown(monkeypatch, tmp_path):
-    status = tmp_path / "status"
-    status.write_text("Name:\tpython\nVmRSS:\t100 kB\n")
-    monkeypatch.setattr(memory_module, "_CLEAR_REFS", tmp_path / "clear_refs")
-    monkeypatch.setattr(memory_module, "_STATUS", status)
-    with peak_rss() as peak:
-        pass
-    assert peak.value == Unknown("/proc/self/status shows no VmHWM")
-
-
-def test_the_high_water_mark_is_reset_and_read_in_kibibytes(monkeypatch, tmp_path):
-    status = tmp_path / "status"
-    status.write_text("VmPeak:\t  999 kB\nVmHWM:\t    1234 kB\nVmRSS:\t 1000 kB\n")
-    monkeypatch.setattr(memory_module, "_CLEAR_REFS", tmp_path / "clear_refs")
-    monkeypatch.setattr(memory_module, "_STATUS", status)
-    with peak_rss() as peak:
-        pass
-    assert peak.value == 1234 * 1024
-    assert (tmp_path / "clear_refs").read_text() == "5"
 
 
 # What NVML says

@@ -15,8 +15,12 @@ from pytest_llmperf.metrics import CATALOGUE, Better, Kind, Metric, Per, summari
 from pytest_llmperf.model import (
     Ceilings,
     Counts,
+    Environment,
+    Failure,
+    Limit,
     Measurement,
     Memory,
+    Outcome,
     Phase,
     Round,
     Sample,
@@ -103,6 +107,84 @@ def test_rates_are_of_all_requests_over_the_time_of_the_whole_round() -> None:
 def test_each_round_is_one_sample_of_a_rate() -> None:
     m = _measured(Round((Trace(0.0, (1.0, 2.0), 8),)), Round((Trace(5.0, (5.5, 6.0), 8),)))
     assert m.output_tokens_per_s.by_round == ((1.0,), (2.0,))
+
+
+def _sent(at: float, *arrivals: float, tokens: int | None = None) -> Trace:
+    return Trace(at, arrivals, prompt_tokens=10, tokens=tokens)
+
+
+def test_a_rate_takes_in_what_others_of_the_load_got_meanwhile_and_no_more() -> None:
+    """From 10 to 14 s: two requests that count, one that began before them, one that ended after them."""
+    counted = (_sent(10.0, 11.0, 12.0), _sent(12.0, 13.0, 14.0))
+    before, after = _sent(8.0, 9.0, 10.0, 11.0), _sent(13.0, 14.0, 15.0)
+    m = _measured(Round(counted, beside=(before, after)))
+    assert m.output_tokens_per_s == (4 + 2 + 1) / 4
+    assert m.total_tokens_per_s == (4 + 2 + 1 + 3 * 10) / 4  # the prompt of the first came before
+    assert m.requests_per_s == (2 + 1) / 4
+    assert len(m.ttft_ms.samples) == 2
+
+
+def test_tokens_that_are_only_known_in_all_are_spread_over_the_arrivals() -> None:
+    beside = _sent(8.0, 9.0, 11.0, tokens=8)
+    m = _measured(Round((_sent(10.0, 11.0, 12.0, tokens=6),), beside=(beside,)))
+    assert m.output_tokens_per_s == (6 + 4) / 2
+    assert m.tpot_ms == 1000 / 5
+    assert m.tokens_per_step == 3
+
+
+def _with_objectives(*limits: Limit) -> Measurement:
+    """Of 200 and 300 ms to the first token, and gaps of 100 and 500 ms, and of 100 and 100."""
+    uneven, even = _sent(0.0, 0.2, 0.3, 0.8), _sent(1.0, 1.3, 1.4, 1.5)
+    return _of(uneven, even, objectives=limits)
+
+
+@pytest.mark.parametrize(
+    ("limits", "good"),
+    [
+        ([Limit("ttft_ms", "median", "<", 250)], 1),
+        ([Limit("ttft_ms", "p99", "<", 350)], 2),
+        ([Limit("ttft_ms", "median", "<", 250), Limit("tpot_ms", "median", "<", 200)], 0),
+        ([Limit("itl_ms", "median", "<=", 400)], 2),
+        ([Limit("itl_ms", "max", "<=", 400)], 1),
+        ([Limit("latency_ms", "mean", "<", 600)], 1),
+    ],
+)
+def test_goodput_is_of_requests_that_by_themselves_keep_every_limit(limits: list[Limit], good: int) -> None:
+    m = _with_objectives(*limits)
+    assert m.goodput_per_s == pytest.approx(good / 1.5)
+
+
+def test_goodput_without_limits_on_times_is_unknown() -> None:
+    assert "limits none of the times of a request" in _with_objectives().unknown["goodput_per_s"]
+
+
+def test_goodput_counts_no_failed_request() -> None:
+    limits = (Limit("ttft_ms", "median", "<", 1000),)
+    failed = _measured(Round((_sent(0.0, 0.5, 1.0),), failures=(Failure(Outcome.CLOSED),)), objectives=limits)
+    assert failed.goodput_per_s == 1.0
+
+
+def test_failed_requests_are_a_share_of_all_that_were_sent() -> None:
+    failed = Failure(Outcome.SERVER_ERROR, "HTTP 500")
+    rounds = Round((UNEVEN,), beside=(UNEVEN,), failures=(failed,)), Round((UNEVEN, UNEVEN))
+    served = Environment(device="served:somewhere")
+    assert _measured(*rounds, environment=served).failed_share == 1 / 5
+    assert _measured(Round((UNEVEN,)), environment=served).failed_share == 0
+    assert "to a server" in _measured(Round((UNEVEN,))).unknown["failed_share"]
+
+
+def test_the_cost_of_tokens_is_that_of_the_hours_that_they_take() -> None:
+    m = _of(_sent(0.0, 0.5, 1.0), price_per_hour=3.6)  # two tokens a second, a thousandth a second
+    assert m.cost_per_million_tokens == pytest.approx(500)
+    assert _of(UNEVEN).unknown["cost_per_million_tokens"] == "llmperf_price_per_hour is not set"
+
+
+def test_an_answer_of_one_token_in_a_mix_lacks_only_its_own_time_per_token() -> None:
+    single = _sent(0.0, 0.5)
+    m = _measured(Round((single, UNEVEN)), Round((single,)))
+    assert m.tpot_ms.samples == (_exactly(36.543215 / 3),)
+    assert len(m.itl_ms.samples) == 3
+    assert len(m.ttft_ms.samples) == 3
 
 
 def test_a_chunk_of_several_tokens_is_one_gap_and_all_its_tokens() -> None:
@@ -306,6 +388,9 @@ BEFORE = Measurement(
     ceilings=CEILINGS,
     load=2.0,
     cold=Trace(0.0, (0.9, 1.0), 8),
+    environment=Environment(device="served:somewhere"),
+    objectives=(Limit("ttft_ms", "median", "<", 120),),
+    price_per_hour=3.6,
 )
 
 
@@ -342,6 +427,12 @@ WORSENED = {
     "tokens_per_step": _trace(lambda trace: dataclasses.replace(trace, counts=(1, 1, 1, 0))),  # one brings nothing
     "output_tokens_per_s": _later(each_gap=0.005),
     "total_tokens_per_s": _later(first=0.05),
+    "requests_per_s": _later(each_gap=0.005),
+    "goodput_per_s": _later(first=0.05),
+    "failed_share": dataclasses.replace(
+        BEFORE, rounds=(*BEFORE.rounds[1:], Round((_TRACE,), failures=(Failure(Outcome.TIMED_OUT),)))
+    ),
+    "cost_per_million_tokens": _later(each_gap=0.005),
     "mbu": _later(each_gap=0.005),
     "mfu": _trace(lambda trace: dataclasses.replace(trace, prefill=0.09)),
     "load_s": dataclasses.replace(BEFORE, load=3.0),
@@ -426,7 +517,9 @@ def test_a_share_of_no_time_is_unknown() -> None:
 # Entries
 
 UNIT_IN_NAME = {
-    "share": "^m[bf]u$",
+    "share": "^m[bf]u$|_share$",
+    "requests/s": "_per_s$",
+    "price": "^cost_",
     "ms": "_ms$",
     "s": "_s$",
     "MiB": "_mib$",

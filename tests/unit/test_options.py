@@ -31,6 +31,7 @@ EXAMPLES = {
     "profile": ("never", "always", "on-failure"),
     "traces": ("here", "there", "elsewhere"),
     "gate": (("load_s",), None, "itl_ms, latency_ms"),
+    "price_per_hour": (1.5, None, "2.5"),
     "missing_device": ("error", None, "skip"),
 }
 """For each option a value in the mark, a text on the command line (where it has a flag) and one in the ini file (where
@@ -76,6 +77,7 @@ DEFAULTS = {
     "profile": "on-failure",
     "traces": None,
     "gate": (),
+    "price_per_hour": None,
     "missing_device": "error",
 }
 
@@ -164,6 +166,9 @@ def test_a_bad_value_on_the_command_line_is_refused_with_its_flag(name: str, tex
         *REFUSED,
         ("profile", "on_failure", "expected always, on-failure or never; did you mean 'on-failure'"),
         ("missing_device", "skipp", "expected error or skip; did you mean 'skip'"),
+        ("price_per_hour", "cheap", "expected a price per hour"),
+        ("price_per_hour", "0", "expected a price per hour"),
+        ("price_per_hour", "inf", "expected a price per hour"),
         ("force", "yes", "expected true or false"),
     ],
 )
@@ -211,6 +216,7 @@ def test_flags_and_ini_names_follow_from_the_name() -> None:
         "profile": ("--llmperf-profile", "llmperf_profile"),
         "traces": ("--llmperf-traces", "llmperf_traces"),
         "gate": (None, "llmperf_gate"),
+        "price_per_hour": (None, "llmperf_price_per_hour"),
         "missing_device": (None, "llmperf_missing_device"),
     }
 

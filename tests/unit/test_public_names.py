@@ -13,7 +13,7 @@ import pytest_llmperf
 from pytest_llmperf.limits import EXPRESSIONS
 from pytest_llmperf.metrics import CATALOGUE
 
-HEAVY = ("torch", "transformers", "numpy", "scipy", "pydantic", "rich", "pytest_benchmark")
+HEAVY = ("torch", "transformers", "numpy", "scipy", "pydantic", "rich", "pytest_benchmark", "aiohttp")
 
 EXPORTED = [
     "Llm",
@@ -24,8 +24,12 @@ EXPORTED = [
     "activations_mib",
     "cold_ttft_ms",
     "compiles",
+    "cost_per_million_tokens",
     "detokenize_ms",
+    "endpoint",
+    "failed_share",
     "flops_per_token",
+    "goodput_per_s",
     "itl_ms",
     "kernels_per_token",
     "kv_bytes_per_token",
@@ -45,6 +49,7 @@ EXPORTED = [
     "prefill_ms",
     "process_gpu_mib",
     "random_weights",
+    "requests_per_s",
     "stream",
     "syncs_per_token",
     "tokenize_ms",

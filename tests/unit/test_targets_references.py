@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pytest_llmperf.errors import UsageError
 from pytest_llmperf.names import dtype_name
 from pytest_llmperf.targets import LoadOptions, Module, Pretrained, RandomWeights, random_weights, resolve, stream
-from pytest_llmperf.targets.references import thawed
+from pytest_llmperf.targets.plain import thawed
 from tests.fakes import TINY
 
 NAMES = st.from_regex(r"[a-z][a-z0-9_]{0,15}", fullmatch=True).filter(

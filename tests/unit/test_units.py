@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pytest_llmperf.units import (
     decimals,
     fraction,
+    how_ended,
     mebibytes,
     milliseconds,
     percent,
@@ -179,3 +180,16 @@ def test_bytes_are_told_in_the_largest_unit_that_leaves_a_whole(count: float, sh
 )
 def test_durations_are_told_in_seconds_or_minutes(seconds: float, shown: str) -> None:
     assert short_duration(seconds) == shown
+
+
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [
+        (0, "with status 0"),
+        (3, "with status 3"),
+        (-15, "by SIGTERM"),
+        (-9, "by SIGKILL (memory may have run out)"),
+    ],
+)
+def test_the_end_of_a_process_is_told_by_its_status_or_signal(status: int, told: str) -> None:
+    assert how_ended(status) == told

@@ -10,8 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_llmperf import itl_ms, load_s, output_tokens_per_s, tpot_ms, ttft_ms
-from pytest_llmperf.metrics import CATALOGUE, Better, Metric
-from pytest_llmperf.model import Comparison, Limit, Measurement, Row, Sample, Unknown, Verdict, Workload
+from pytest_llmperf.metrics import CATALOGUE, Better, Metric, summarize
+from pytest_llmperf.model import (
+    Comparison,
+    Limit,
+    Measurement,
+    Round,
+    Row,
+    Sample,
+    Trace,
+    Unknown,
+    Verdict,
+    Workload,
+)
 from pytest_llmperf.verdict.comparison import Estimate
 from pytest_llmperf.verdict.rule import (
     judge_counted,
@@ -50,6 +61,20 @@ def test_a_limit_that_holds_is_ok_with_its_figures() -> None:
         note="",
         values=(40.0,) * 5,
     )
+
+
+@pytest.mark.parametrize(
+    ("trace", "note"),
+    [
+        (Trace(0.0, (1.0, 2.0), 8), ""),
+        (Trace(0.0, (1.0, 2.0), 8, counts=(1, 4)), "gaps between chunks of 2.50 tokens"),
+        (Trace(0.0, (1.0, 2.0), 8, tokens=6), "gaps between chunks of 3 tokens"),
+    ],
+)
+def test_gaps_between_chunks_are_named_so_with_a_limit_and_without(trace: Trace, note: str) -> None:
+    seen = summarize(Measurement("fake", Workload(), (Round((trace,)),) * 3))
+    assert reading("itl_ms", seen).note == judge_limit(itl_ms < 9999, seen).note == note
+    assert reading("ttft_ms", seen).note == ""
 
 
 def test_a_limit_that_does_not_hold_is_broken() -> None:

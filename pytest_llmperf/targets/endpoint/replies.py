@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
-from pytest_llmperf.model import Failure
+from pytest_llmperf.model import Failure, Outcome
+
+_WIDTH = 200
+"""Characters of a server's own words that a message quotes."""
+_SHORTEST_SECRET = 4
+"""What is shorter keeps no secret, and hiding it would take its letters out of every message."""
 
 
 @dataclass
@@ -12,11 +21,54 @@ class Reply:
     """The body of an answer in pieces, with the clock's time of each.
 
     Args:
-        sent: when the request was handed to the connection.
+        sent: when the request was handed to its connection, which was open by then.
         pieces: as the network delivered them: events may be split across them, and several may be in one.
+            The body of a refusal is here too.
         failure: why it is not a whole answer, where the connection, the status or the time said so.
+        secrets: what no message may show, even if the server repeats it.
     """
 
     sent: float
-    pieces: list[tuple[float, bytes]] = field(default_factory=list)
+    pieces: list[tuple[float, bytes]] = field(default_factory=list, repr=False)
     failure: Failure | None = None
+    secrets: tuple[str, ...] = field(default=(), repr=False)
+
+    @property
+    def body(self) -> bytes:
+        """All of its pieces."""
+        return b"".join(piece for _, piece in self.pieces)
+
+    def failed(self, outcome: Outcome, detail: str) -> Failure:
+        """The failure that it is, told in a line and without its secrets."""
+        return Failure(outcome, in_a_line(detail, self.secrets))
+
+
+def in_a_line(words: str, secrets: Iterable[str] = ()) -> str:
+    """A server's words as a message can quote them: without secrets, in one line, and cut."""
+    for secret in secrets:
+        if len(secret) >= _SHORTEST_SECRET:
+            words = words.replace(secret, "***")
+    line = re.sub(r"\s+", " ", words).strip()
+    return line if len(line) <= _WIDTH else f"{line[: _WIDTH - 1]}…"
+
+
+def complaint(body: str) -> str:
+    """What a server says is wrong: the message of an error in JSON, in the shapes that are usual, or the bare text."""
+    try:
+        record = json.loads(body)
+    except ValueError:
+        return re.sub(r"(?is)<(script|style).*?</\1>|<[^>]*>", " ", body)
+    return _complaint(record) or body
+
+
+def _complaint(said: Any) -> str:
+    if isinstance(said, str):
+        return said
+    if isinstance(said, list):  # of fields that were refused, one by one
+        return "; ".join(filter(None, map(_complaint, said)))
+    if not isinstance(said, dict):
+        return ""
+    if "msg" in said:
+        place = ".".join(str(part) for part in said.get("loc") or () if part != "body")
+        return f"{place}: {said['msg']}" if place else str(said["msg"])
+    return next((words for name in ("error", "message", "detail") if (words := _complaint(said.get(name)))), "")

@@ -50,6 +50,11 @@ class Load:
     poisson: bool = True
     seed: int = 0
 
+    @property
+    def usual(self) -> int:
+        """Requests of a round: after those that count about as many come as before them."""
+        return 2 * self.ramp_up + self.counted
+
     def gaps(self) -> Iterator[float]:
         """Seconds from each request to the next."""
         assert self.rate is not None
@@ -136,9 +141,7 @@ class _Round:
         dues = itertools.accumulate(self.load.gaps(), initial=0.0) if self.load.rate is not None else None
         first: float | None = None
         under_way = []
-        while not self.over:
-            if dues is None and len(self.sent) == self.load.counted:  # a recorded load ends where its record does
-                break
+        while not self.over and len(self.sent) < self.load.usual:  # more only add to what an overloaded server owes
             one = self.take()
             own = one.request.due or 0.0
             first = own if first is None else first

@@ -1,0 +1,87 @@
+"""The command `llmperf sweep`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from rich.console import Console
+
+from pytest_llmperf.cli import check_folder
+from pytest_llmperf.errors import MeasurementError, UsageError
+from pytest_llmperf.model import Verdict
+from pytest_llmperf.reports.sweep import Step, sweep_record, sweep_tables
+from pytest_llmperf.reports.terminal import standard_output, tables_text
+from pytest_llmperf.session import Defaults, Llm, Session
+from pytest_llmperf.settings import check
+from pytest_llmperf.sweep import most_borne, search
+from pytest_llmperf.units import short_number
+
+MOST_CONCURRENT = 512
+MOST_RATE = 1024.0
+
+
+def sweep(parsed: argparse.Namespace) -> int:
+    check_folder("--json", parsed.json)
+    by = "concurrency" if parsed.rate is None else "request_rate"
+    asked = parsed.concurrency if parsed.rate is None else parsed.rate
+    sizes = {name: getattr(parsed, name) for name in ("prompt_tokens", "output_tokens", "requests", "mix")}
+    optional = {"shared_prefix_tokens": parsed.shared_prefix_tokens, "arrivals": parsed.arrivals}
+    level = check(parsed.limit, {"model": parsed.target, **sizes, **optional})
+    reference = level.keywords["model"]
+    if reference.in_process:
+        raise UsageError(f"{parsed.target}: a sweep needs a server, as in http://127.0.0.1:8000/v1")
+    if not parsed.limit and not asked:
+        raise UsageError("without a --limit there is nothing to search for; name one, or the loads to measure")
+    console = Console(stderr=True)
+    with console.status("starting") as status:
+        defaults = Defaults(rounds=parsed.rounds, max_time=parsed.max_time)
+        session = Session(defaults, lambda stage: status.update(stage or "…"))
+        llm = Llm(session, reference.id, [level])
+        steps: list[Step] = []
+        bears = _measuring(llm, by, steps)
+        if asked:
+            for load in asked:
+                bears(load)
+        else:
+            most = float(parsed.most or (MOST_CONCURRENT if by == "concurrency" else MOST_RATE))
+            search(bears, most, whole=by == "concurrency")
+        session.targets.clear()
+    if parsed.json is not None:
+        text = sweep_record(steps, by)
+        if str(parsed.json) == "-":
+            print(text, end="")
+            return _status(steps)
+        parsed.json.write_text(text, encoding="utf-8")
+    colour, width = standard_output()
+    print(tables_text(sweep_tables(steps, by, reference.id), (), width, colour))
+    return _status(steps)
+
+
+def _measuring(llm: Llm, by: str, steps: list[Step]) -> Callable[[float], bool]:
+    def bears(load: float) -> bool:
+        asked: dict[str, Any] = {by: int(load) if by == "concurrency" else load}
+        label = f"{by}={short_number(load)}"
+        try:
+            measurement = llm.measure(label, **asked)
+        except MeasurementError as error:  # a load under which every request fails
+            steps.append(Step(load, missing=str(error)))
+        else:
+            (result,) = [result for result in llm.results() if result.label == label]
+            steps.append(Step(load, measurement, result))
+        print(f"llmperf: {by} {short_number(load)}: {_verdict(steps[-1])}", file=sys.stderr)
+        return steps[-1].borne
+
+    return bears
+
+
+def _verdict(step: Step) -> str:
+    verdict = step.result.verdict if step.result is not None else Verdict.BROKEN
+    return verdict.value if verdict is not None else "measured"
+
+
+def _status(steps: list[Step]) -> int:
+    """1 where not one load was borne."""
+    return int(most_borne({step.load: step.borne for step in steps}) is None)

@@ -1,0 +1,150 @@
+"""The real thing: `transformers serve` on this machine, with a model saved here."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pytest_llmperf.errors import TargetError
+from pytest_llmperf.model import Workload
+from pytest_llmperf.settings import check, merge
+from pytest_llmperf.targets import LoadOptions, endpoint
+from pytest_llmperf.targets.cache import TargetCache
+from pytest_llmperf.targets.endpoint.prompts import COMMON
+
+pytest.importorskip("uvicorn", reason="transformers serve is not installed: pip install 'transformers[serving]'")
+pytest.importorskip("openai", reason="transformers serve is not installed: pip install 'transformers[serving]'")
+
+PATIENCE_S = 120
+TEMPLATE = (
+    "{% for message in messages %}<s>{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def talkative_model(tmp_path_factory) -> Path:
+    """A small Llama that says nothing but words, saved with a tokenizer and a chat template."""
+    import torch
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("models") / "talkative"
+    trained = ByteLevelBPETokenizer()
+    trained.train_from_iterator([" ".join(COMMON.split())] * 20, vocab_size=800, special_tokens=["<s>", "</s>"])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=trained._tokenizer, bos_token="<s>", eos_token="</s>")
+    tokenizer.chat_template = TEMPLATE
+    config = AutoConfig.for_model(
+        "llama",
+        num_hidden_layers=2,
+        hidden_size=64,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=128,
+        vocab_size=len(tokenizer),
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config)
+    silent = [token for token in range(len(tokenizer)) if not tokenizer.decode([token]).strip().isalpha()]
+    model.lm_head.weight.data[silent] = 0
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def url(talkative_model, tmp_path_factory):
+    """Of a server that has been started with the model, and ends with these tests."""
+    log = tmp_path_factory.mktemp("serve") / "log"
+    command = [Path(sys.executable).with_name("transformers"), "serve", talkative_model, "--host", "127.0.0.1"]
+    cache = tmp_path_factory.mktemp("hub")
+    surroundings = {**os.environ, "HF_HOME": str(cache), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    with (
+        log.open("w") as out,
+        subprocess.Popen(
+            [*command, "--port", "0"], stdout=out, stderr=out, env=surroundings, start_new_session=True
+        ) as process,
+    ):
+        try:
+            yield f"{_address(process, log)}/v1"
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _address(process: subprocess.Popen[bytes], log: Path) -> str:
+    """Where it says that it listens."""
+    until = time.monotonic() + PATIENCE_S
+    while process.poll() is None and time.monotonic() < until:
+        if found := re.search(r"running on (http://\S+)", log.read_text()):
+            return found[1]
+        time.sleep(0.05)
+    pytest.fail(f"transformers serve did not start:\n{log.read_text()}")
+
+
+@pytest.fixture(scope="module", params=["completions", "chat"])
+def reference(request, url, talkative_model):
+    return endpoint(url, model=str(talkative_model), api=request.param)
+
+
+@pytest.fixture(scope="module")
+def target(reference):
+    loaded = reference.load(LoadOptions())
+    yield loaded
+    loaded.close()
+
+
+def test_it_is_asked_in_the_words_that_it_understands(target):
+    assert target.id.startswith("endpoint:localhost/talkative")
+    assert target.notes[-1] == "the server refuses ignore_eos and min_tokens; generation_config asks for the same"
+
+
+@pytest.mark.parametrize(("prompt_tokens", "output_tokens"), [(20, 1), (40, 12), (300, 5)])
+def test_prompt_and_answer_have_the_tokens_asked_for(target, prompt_tokens, output_tokens):
+    trace = target.run(target.request(Workload(prompt_tokens, output_tokens), 1), time.perf_counter)
+    assert (trace.prompt_tokens, trace.output_tokens) == (prompt_tokens, output_tokens)
+    assert len(trace.arrivals) == output_tokens, "each token came in an event of its own"
+
+
+def test_its_end_of_sequence_does_not_end_a_measurement(target):
+    trace = target.run(target.request(Workload(30, 100), 1), time.perf_counter)
+    assert trace.output_tokens == 100
+
+
+def test_a_load_is_served(target):
+    workload = Workload(32, 6, concurrency=3, requests=8)
+    target.begin()
+    upcoming = (target.request(workload, seed) for seed in itertools.count(1))
+    seen = target.serve(workload, upcoming, time.perf_counter)
+    assert not seen.failures
+    assert [trace.output_tokens for trace in seen.traces] == [6] * 8
+
+
+def test_its_own_tokenizer_makes_the_same_of_prompts(reference, url, talkative_model):
+    named = endpoint(url, model=str(talkative_model), api=reference.api, tokenizer=talkative_model)
+    target = named.load(LoadOptions())
+    trace = target.run(target.request(Workload(64, 3), 1), time.perf_counter)
+    target.close()
+    assert trace.prompt_tokens == 64
+
+
+def test_a_mark_names_it_and_the_session_keeps_it(reference):
+    settings = merge([check([], {"model": reference})])
+    cache = TargetCache()
+    target, _ = cache.load(settings.target, settings.load_options)
+    assert cache.load(reference, settings.load_options)[0] is target
+    cache.clear()
+
+
+def test_another_model_than_it_has_is_an_error_in_its_own_words(url):
+    with pytest.raises(TargetError, match=r"bad request \(HTTP 400: Server is pinned to"):
+        endpoint(url, model="gpt2").load(LoadOptions())
