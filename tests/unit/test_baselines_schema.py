@@ -247,7 +247,7 @@ HUGE = 10**400
         ("times", {"aten::add": {"decode": [1e300]}}, "decode.0: expected less than or equal to 1000000000000, not 1e"),
         ("times", {"aten::add": {"decoding": [1]}}, 'decoding: expected prefill or decode, not "decoding"'),
         ("calls", {"aten::add": {"decode": "2"}}, '."aten::add".decode: expected a number of 0 to 1e+12, not "2"'),
-        ("calls", {"aten::add": {"decode": True}}, '."aten::add".decode: expected a number, not true'),
+        ("calls", {"aten::add": {"decode": True}}, '."aten::add".decode: expected a number of 0 to 1e+12, not true'),
         ("calls", {"aten::add": {"decode": -5}}, "decode: expected a number of 0 to 1e+12, not -5"),
         ("calls", {"aten::add": {"decode": -HUGE}}, "decode: expected a number of 0 to 1e+12, not -1000"),
         ("calls", {"aten::add": {"decode": HUGE}}, "decode: expected a number of 0 to 1e+12, not 1000"),
