@@ -14,9 +14,19 @@ from enum import Enum
 from types import MappingProxyType
 from typing import NamedTuple
 
-import pytest_llmperf.rates as rates  # not from the package, which looks its names up here
 from pytest_llmperf.demand import decode_bytes, prefill_flops
 from pytest_llmperf.model import Measurement, Round, Sample, Trace, Unknown
+from pytest_llmperf.rates import (
+    CLOCK_STOOD,
+    SINGLE_ARRIVAL,
+    SINGLE_TOKEN,
+    goodput,
+    latency,
+    output_tokens,
+    requests,
+    total_tokens,
+    tpot,
+)
 from pytest_llmperf.units import mebibytes, milliseconds
 
 Values = Sequence[float] | Unknown
@@ -105,7 +115,7 @@ def _sample(by_round: Sequence[Values] | Unknown) -> Sample | Unknown:
     return next((values for values in by_round if isinstance(values, Unknown)), Unknown("no round was taken"))
 
 
-_OF_SINGLE_TOKENS = (rates.SINGLE_TOKEN, rates.SINGLE_ARRIVAL)
+_OF_SINGLE_TOKENS = (SINGLE_TOKEN, SINGLE_ARRIVAL)
 """What the answers of a single token, in a mix, do not have."""
 
 
@@ -142,7 +152,7 @@ def _mib(count: int | Unknown) -> float | Unknown:
 
 def _itl(taken: Round) -> Values:
     gaps = [milliseconds(gap) for trace in taken.traces for gap in trace.gaps]
-    return gaps or rates.SINGLE_ARRIVAL
+    return gaps or SINGLE_ARRIVAL
 
 
 def _rate(read: Callable[[Round], float | Unknown]) -> Callable[[Round], Values]:
@@ -154,7 +164,7 @@ def _rate(read: Callable[[Round], float | Unknown]) -> Callable[[Round], Values]
 
 
 def _goodput(measurement: Measurement) -> list[Values]:
-    good = _rate(lambda taken: rates.goodput(taken, measurement.objectives))
+    good = _rate(lambda taken: goodput(taken, measurement.objectives))
     return [good(taken) for taken in measurement.rounds]
 
 
@@ -164,7 +174,7 @@ def _cost(measurement: Measurement) -> Sequence[Values] | Unknown:
     if isinstance(price, Unknown):
         return price
     spent = price / 3600 * 1e6
-    by_round = [rates.output_tokens(taken) for taken in measurement.rounds]
+    by_round = [output_tokens(taken) for taken in measurement.rounds]
     return [rate if isinstance(rate, Unknown) else [spent / rate] for rate in by_round]
 
 
@@ -226,7 +236,7 @@ def _share(least: float, seconds: Sequence[float | Unknown]) -> Values:
     if unknown is not None:
         return unknown
     took = statistics.median(value for value in seconds if not isinstance(value, Unknown))
-    return [least / took] if took > 0 else rates.CLOCK_STOOD
+    return [least / took] if took > 0 else CLOCK_STOOD
 
 
 def _prefill(trace: Trace) -> float:
@@ -257,7 +267,7 @@ _METRICS = (
         Per.REQUEST,
         "time per output token, (t_N − t_1)/(N − 1); unknown for N = 1",
         _MLPERF,
-        _per_request(lambda trace: _ms(rates.tpot(trace))),
+        _per_request(lambda trace: _ms(tpot(trace))),
         gates=True,
     ),
     Metric(
@@ -276,7 +286,7 @@ _METRICS = (
         Per.REQUEST,
         "t_N − t_0, which is ttft + tpot·(N − 1); ends at the last token",
         _FIELD,
-        _per_request(lambda trace: _ms(rates.latency(trace))),
+        _per_request(lambda trace: _ms(latency(trace))),
     ),
     Metric(
         "prefill_ms",
@@ -322,7 +332,7 @@ _METRICS = (
         Per.ROUND,
         "output tokens of all requests / time from the first request sent to the last token",
         _FIELD,
-        _per_round(_rate(rates.output_tokens)),
+        _per_round(_rate(output_tokens)),
         Better.HIGHER,
     ),
     Metric(
@@ -332,7 +342,7 @@ _METRICS = (
         Per.ROUND,
         "prompt and output tokens of all requests / time from the first request sent to the last token",
         _FIELD,
-        _per_round(_rate(rates.total_tokens)),
+        _per_round(_rate(total_tokens)),
         Better.HIGHER,
     ),
     Metric(
@@ -342,7 +352,7 @@ _METRICS = (
         Per.ROUND,
         "requests answered / time from the first request sent to the last token",
         _FIELD,
-        _per_round(_rate(rates.requests)),
+        _per_round(_rate(requests)),
         Better.HIGHER,
     ),
     Metric(
@@ -380,7 +390,7 @@ _METRICS = (
         Per.ROUND,
         "memory bandwidth used in decode: bytes of weights and cache that a step must read / tpot / bandwidth probed",
         "docs/roofline.md; Databricks, LLM inference performance engineering",
-        _utilization(decode_bytes, rates.tpot, lambda measurement: measurement.ceilings.bandwidth),
+        _utilization(decode_bytes, tpot, lambda measurement: measurement.ceilings.bandwidth),
         Better.HIGHER,
     ),
     Metric(

@@ -170,10 +170,12 @@ class Server:
 
     Args:
         respond: what to do with a request.
+        port: 0 takes any.
     """
 
-    def __init__(self, respond: Callable[[Received], Script]) -> None:
+    def __init__(self, respond: Callable[[Received], Script], port: int = 0) -> None:
         self._respond = respond
+        self._port = port
         self.received: list[Received] = []
         self.connections = 0
         self._loop = asyncio.new_event_loop()
@@ -186,7 +188,7 @@ class Server:
 
     def __enter__(self) -> Server:
         self._thread.start()
-        self._server = self._await(asyncio.start_server(self._talk, "127.0.0.1", 0))
+        self._server = self._await(asyncio.start_server(self._talk, "127.0.0.1", self._port))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:

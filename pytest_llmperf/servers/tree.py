@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from pytest_llmperf import nvml
 from pytest_llmperf.model import Memory, Unknown
+from pytest_llmperf.nvml import process_bytes
 from pytest_llmperf.resident import ResidentSet
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Tree:
         processes = _below(self._root)
         if not any(_listens(process, self._port) for process in processes):
             return none_of(f"no process that the command started listens on port {self._port} (a container's do not)")
-        gpu = nvml.process_bytes(self._pids(), "the server")
+        gpu = process_bytes(self._pids(), "the server")
         return dataclasses.replace(_of_its_model(), peak_rss=self._resident.peak(), process_gpu=gpu)
 
     def close(self) -> None:

@@ -56,6 +56,7 @@ def test_every_block_has_a_language_that_is_run() -> None:
     assert {block.language for block in BLOCKS} <= {"python", "console", "ini", "yaml", "text"}
 
 
+@pytest.mark.usefixtures("vllm")
 @pytest.mark.parametrize("block", blocks("python"), ids=str)
 def test_a_python_block_is_a_test_module_that_passes(suite: pytest.Pytester, block: Block) -> None:
     suite.makepyfile(test_block=block.text)

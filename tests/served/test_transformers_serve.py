@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
-import re
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -23,7 +18,6 @@ from pytest_llmperf.targets.endpoint.prompts import COMMON
 pytest.importorskip("uvicorn", reason="transformers serve is not installed: pip install 'transformers[serving]'")
 pytest.importorskip("openai", reason="transformers serve is not installed: pip install 'transformers[serving]'")
 
-PATIENCE_S = 120
 TEMPLATE = (
     "{% for message in messages %}<s>{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
     "{% if add_generation_prompt %}assistant: {% endif %}"
@@ -63,32 +57,13 @@ def talkative_model(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def url(talkative_model, tmp_path_factory):
-    """Of a server that has been started with the model, and ends with these tests."""
-    log = tmp_path_factory.mktemp("serve") / "log"
-    command = [Path(sys.executable).with_name("transformers"), "serve", talkative_model, "--host", "127.0.0.1"]
-    cache = tmp_path_factory.mktemp("hub")
-    surroundings = {**os.environ, "HF_HOME": str(cache), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    with (
-        log.open("w") as out,
-        subprocess.Popen(
-            [*command, "--port", "0"], stdout=out, stderr=out, env=surroundings, start_new_session=True
-        ) as process,
-    ):
-        try:
-            yield f"{_address(process, log)}/v1"
-        finally:
-            os.killpg(process.pid, signal.SIGKILL)
-
-
-def _address(process: subprocess.Popen[bytes], log: Path) -> str:
-    """Where it says that it listens."""
-    until = time.monotonic() + PATIENCE_S
-    while process.poll() is None and time.monotonic() < until:
-        if found := re.search(r"running on (http://\S+)", log.read_text()):
-            return found[1]
-        time.sleep(0.05)
-    pytest.fail(f"transformers serve did not start:\n{log.read_text()}")
+def url(talkative_model, tmp_path_factory, llm_server):
+    """Of a server that has been started with the model."""
+    surroundings = {"HF_HOME": str(tmp_path_factory.mktemp("hub")), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    command = ["transformers", "serve", str(talkative_model), "--host", "127.0.0.1", "--port", "{port}"]
+    server = llm_server(command, ready="http://127.0.0.1:{port}/health", timeout=120, env=surroundings)
+    yield f"{server.url}/v1"
+    server.stop()  # the rest of the session does without
 
 
 @pytest.fixture(scope="module", params=["completions", "chat"])
@@ -127,6 +102,14 @@ def test_a_load_is_served(target):
     seen = target.serve(workload, upcoming, time.perf_counter)
     assert not seen.failures
     assert [trace.output_tokens for trace in seen.traces] == [6] * 8
+
+
+def test_the_memory_of_a_measurement_is_that_of_the_server(target):
+    target.begin()
+    target.run(target.request(Workload(30, 4), 1), time.perf_counter)
+    seen = target.memory().peak_rss
+    assert isinstance(seen, int)
+    assert seen > 100 * 2**20  # torch alone is more
 
 
 def test_its_own_tokenizer_makes_the_same_of_prompts(reference, url, talkative_model):

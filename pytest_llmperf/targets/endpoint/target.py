@@ -12,6 +12,7 @@ from typing import Any
 
 from pytest_llmperf.errors import MeasurementError, TargetError, UsageError
 from pytest_llmperf.model import Failure, Memory, Round, Trace, Unknown, Workload
+from pytest_llmperf.servers import serving
 from pytest_llmperf.targets.endpoint import Endpoint
 from pytest_llmperf.targets.endpoint.client import Client
 from pytest_llmperf.targets.endpoint.dialects import DIALECTS, Prompt, read
@@ -74,12 +75,19 @@ class EndpointTarget:
         self._service = service
         self._manner = manner
         self._prompts = prompts
+        self._started = serving(reference.url)
         self._usual = 0.0
         self._rounds = 0
 
     def begin(self) -> None:
-        """Of an earlier workload only the pace of its requests was kept."""
+        """Of an earlier workload only the pace of its requests was kept.
+
+        Raises:
+            TargetError: a server that was started for the tests has ended.
+        """
         self._usual, self._rounds = 0.0, 0
+        if self._started is not None:
+            self._started.begin()
 
     def request(self, workload: Workload, seed: int) -> Request:
         if workload.batch_size != 1:
@@ -119,6 +127,8 @@ class EndpointTarget:
         sent = service.client.run(play(load, itertools.chain(ahead, upcoming), send, clock))
         seen = round_of(sent, self._read_sent, service.client.watch.lag())
         if not seen.traces:
+            if self._started is not None:
+                self._started.check()
             failed = f"{len(seen.failures)} of {len(sent)} requests failed"
             raise MeasurementError(f"{self.id}: {failed}: {Failure.counted(seen.failures)}")
         self._rounds += 1
@@ -135,6 +145,8 @@ class EndpointTarget:
         return _OUT_OF_SIGHT
 
     def memory(self) -> Memory:
+        if self._started is not None:
+            return self._started.memory()
         return Memory(*[Unknown("the server's processes are out of sight")] * len(dataclasses.fields(Memory)))
 
     def close(self) -> None:
