@@ -99,7 +99,10 @@ class _Comparing:
         base, head = self._sides()
         workload = self.evidence.measurement.workload
         positions = workload.prompt_tokens + 1, workload.prompt_tokens + workload.output_tokens - 1
-        return explain(Change(_seen(base), _seen(head), regressed, positions))
+        try:
+            return explain(Change(_seen(base), _seen(head), regressed, positions))
+        except Exception as error:  # the verdict stands, whatever is wrong with what would explain it
+            return Explanation(missing=f"it could not be explained: {type(error).__name__}: {error}")
 
     def _sides(self) -> tuple[Sequence[Session], Sequence[Session]]:
         """What is known of base and of head, the latest last."""

@@ -65,7 +65,9 @@ def variants(**each: Mapping[str, Any]) -> pytest.MarkDecorator:
         given = f"only {next(iter(each))!r}" if each else "none"
         raise UsageError(f"variants(…) compares at least two, and there is {given}")
     for name, keywords in each.items():
-        if not isinstance(keywords, Mapping):
+        if not (name.strip() and name.isprintable()):
+            raise UsageError(f"variants(**{{{name!r}: …}}): expected a name that can be read, in one line")
+        if not isinstance(keywords, Mapping) or not all(isinstance(keyword, str) for keyword in keywords):
             raise UsageError(f"variants({name}={keywords!r}): expected a dictionary of llm_perf's keywords")
     parameters = [pytest.param(name, id=name, marks=llm_perf(**keywords)) for name, keywords in each.items()]
     return pytest.mark.parametrize(VARIANT, parameters)

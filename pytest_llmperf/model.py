@@ -647,7 +647,7 @@ class Profile:
     prefill: Phase
     decode: Phase
     unknown: Mapping[str, str] = field(default_factory=dict)
-    """Phase → why it was not seen."""
+    """Phase → why it was not seen; `trace` → why none was written that was asked for."""
 
     def __repr__(self) -> str:  # short: failed assertions show it
         return f"<Profile of {self.target}: prefill {self.prefill._in_short}; decode {self.decode._in_short}>"

@@ -45,13 +45,20 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+MOST_THREADS = 4096
+"""More than machines have cores; torch fails to start far more of them."""
+
+
 def _threads(text: str) -> int | str:
     if text == "all":
         return text
     try:
-        return whole(text)
+        number = whole(text)
     except ValueError:
-        raise ValueError("expected a whole number of at least 1, or all") from None
+        number = 0
+    if not 1 <= number <= MOST_THREADS:
+        raise ValueError(f"expected a whole number from 1 to {MOST_THREADS}, or all")
+    return number
 
 
 def _words(text: str) -> list[str]:

@@ -8,9 +8,11 @@ assert s.ttft_ms.exponent <= s.prefill_flops.exponent + 0.1  # prefill takes tim
 from __future__ import annotations
 
 import math
+import operator
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 from pytest_llmperf.errors import UsageError, did_you_mean
@@ -101,22 +103,32 @@ def sizes_of(keywords: Mapping[str, Any]) -> tuple[str, list[float]]:
     Raises:
         UsageError: none is, or several are; a size is not one, or repeats; fewer than two.
     """
-    lists = {name: value for name, value in keywords.items() if name in SIZES and _is_list(value)}
+    given = {name: value for name, value in keywords.items() if name in SIZES}
+    lists = {name: list(map(_whole, value)) for name, value in given.items() if _is_list(value)}
     if len(lists) != 1:
-        given = " and ".join(f"{name}=" for name in lists) or "none"
+        single = " and ".join(f"{name}={value!r}" for name, value in given.items())
+        found = f"{' and '.join(f'{name}=' for name in lists)} are lists" if lists else f"{single or 'none'} was given"
         raise UsageError(
             f"llm.scaling(): expected a list of sizes for exactly one of {', '.join(SIZES)}, as in "
-            f"prompt_tokens=[128, 512, 2048]; {given} {'are lists' if lists else 'was given'}"
+            f"prompt_tokens=[128, 512, 2048]; {found}"
         )
     ((name, values),) = lists.items()
     for value in values:
         Workload(**{name: value})
-    if repeated := [value for value in values if list(values).count(value) > 1]:
-        raise UsageError(f"{name}={list(values)}: {repeated[0]} is there more than once")
+    if repeated := [value for value in values if values.count(value) > 1]:
+        raise UsageError(f"{name}={values}: {repeated[0]} is there more than once")
     if len(values) < 2:
-        raise UsageError(f"{name}={list(values)}: growth needs at least two sizes")
-    return name, list(values)
+        raise UsageError(f"{name}={values}: growth needs at least two sizes")
+    return name, values
 
 
 def _is_list(value: object) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+    """Also a range, a set, a generator, an array."""
+    return isinstance(value, Iterable) and not isinstance(value, (str, bytes, Mapping))
+
+
+def _whole(value: Any) -> Any:
+    """An int of another library's, as an array has them, as one of Python."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        return value
+    return operator.index(value)

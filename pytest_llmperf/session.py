@@ -28,9 +28,9 @@ from pytest_llmperf.model import (
     Verdict,
 )
 from pytest_llmperf.options import choose
-from pytest_llmperf.profiling.traces import trace_file
+from pytest_llmperf.profiling.traces import trace_file, untraced
 from pytest_llmperf.rates import is_objective
-from pytest_llmperf.scaling import Scaling, sizes_of
+from pytest_llmperf.scaling import SIZES, Scaling, sizes_of
 from pytest_llmperf.settings import Level, Settings, check, merge
 from pytest_llmperf.targets import LoadOptions, Reference, Target, resolve
 from pytest_llmperf.targets.cache import TargetCache
@@ -170,12 +170,15 @@ class Session:
     def profile(self, target: Target, settings: Settings, key: str) -> Profile:
         """Its operators at the workload of the settings, with nothing measured beside them."""
         trace = self._trace(key)
+        file = trace and trace()
         try:
             with self.exclusive(target.device.name):
                 self.progress("profiling")
-                return profile_of(target, settings.workload, self.effort(settings).threads, trace and trace())
+                profile = profile_of(target, settings.workload, self.effort(settings).threads, file)
         finally:
             self.progress("")
+        why = untraced(file, profile.prefill.ops) if file is not None else ""
+        return dataclasses.replace(profile, unknown={**profile.unknown, "trace": why}) if why else profile
 
     def _trace(self, key: str) -> Callable[[], Path] | None:
         folder = None if self.defaults.smoke else self.defaults.traces
@@ -249,8 +252,7 @@ class Llm:
             MeasurementError: it produced other than what was asked.
         """
         _check_label(label)
-        if isinstance(limits, (str, Limit, Tolerance)):
-            limits = [limits]
+        limits = _listed(limits)
         settings = merge([check(limits, overrides), *self._levels])
         key = self._key if label is None else f"{self._key}::{label}"
         if key in self._evidence:
@@ -271,11 +273,15 @@ class Llm:
         Raises:
             UsageError: see `sizes_of`; and as `measure()` does.
         """
+        _check_label(label, "scaling")
+        bounds = _listed(limits)
+        check(bounds, {keyword: value for keyword, value in overrides.items() if keyword not in SIZES})
         name, sizes = sizes_of(overrides)
-        settings = merge([check((), {**overrides, name: sizes[0]}), *self._levels])
-        if name == "prompt_tokens" and settings.workload.prompt is not None:
-            raise UsageError(f"prompt_tokens={sizes}: a prompt= text has the length that its tokenizer makes of it")
-        bounds = [limits] if isinstance(limits, (str, Limit, Tolerance)) else list(limits)
+        for size in sizes:  # all of them, before any time goes into the first
+            settings = merge([check((), {**overrides, name: size}), *self._levels])
+            if name == "prompt_tokens" and settings.workload.prompt is not None:
+                raise UsageError(f"prompt_tokens={sizes}: a prompt= text has the length that its tokenizer makes of it")
+            self._target(settings).request(settings.workload, 0)
         named = "" if label is None else f"{label} "
         by_size = {size: self.measure(f"{named}{name}={size}", bounds, **{**overrides, name: size}) for size in sizes}
         return Scaling(name, dict(sorted(by_size.items())))
@@ -392,14 +398,23 @@ class Llm:
         return target
 
 
-def _check_label(label: object) -> None:
+def _listed(limits: Iterable[Limit | str]) -> list[Limit | str]:
+    """One limit, or several."""
+    if isinstance(limits, (str, Limit, Tolerance)):
+        return [limits]
+    if not isinstance(limits, Iterable):
+        raise UsageError(f"limits={limits!r}: expected a list of limits, like [ttft_ms < 50]")
+    return list(limits)
+
+
+def _check_label(label: object, call: str = "measure") -> None:
     """A limit given where the label stands would be a gate lost in silence."""
     if isinstance(label, (Limit, Tolerance)) or (isinstance(label, str) and {"<", ">"} & set(label)):
-        raise UsageError(f"llm.measure({str(label)!r}): limits go in limits=[…]; the first argument is a label")
+        raise UsageError(f"llm.{call}({str(label)!r}): limits go in limits=[…]; the first argument is a label")
     if label is not None and not (
         isinstance(label, str) and label.strip() and label.isprintable() and "::" not in label
     ):
-        raise UsageError(f"llm.measure({label!r}): expected a label of one line, without '::'")
+        raise UsageError(f"llm.{call}({label!r}): expected a label of one line, without '::'")
 
 
 def _without_target(level: Level) -> Level:

@@ -16,6 +16,7 @@ from pytest_llmperf.mark import KEYWORDS
 from pytest_llmperf.mixes import mix_of
 from pytest_llmperf.model import Limit, Tolerance, Workload, check_asked
 from pytest_llmperf.names import device_name, dtype_name
+from pytest_llmperf.options import MOST_THREADS
 from pytest_llmperf.targets import LoadOptions, Reference, Stream, resolve
 from pytest_llmperf.units import fraction
 from pytest_llmperf.workloads import preset
@@ -154,9 +155,9 @@ def _rounds(value: object) -> int:
 
 
 def _threads(value: object) -> int | str:
-    if value == "all" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+    if value == "all" or (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST_THREADS):
         return value
-    raise UsageError(f"threads={value!r}: expected a whole number of at least 1, or 'all'")
+    raise UsageError(f"threads={value!r}: expected a whole number from 1 to {MOST_THREADS}, or 'all'")
 
 
 def _load(value: object) -> Mapping[str, Any]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -25,6 +26,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from pytest_llmperf.collector import collector_quiet
 from pytest_llmperf.errors import BaselineError
@@ -46,7 +48,29 @@ Plain = Annotated[str | int | float | bool | None, BeforeValidator(_plain)]
 Logarithm = Annotated[float, Field(ge=-1e3, le=1e3)]
 """ln of what a clock can show, or of a ratio of it."""
 
+LEAST, MOST = 1e-9, 1e24
+"""In size, of a figure that is not 0: no metric that was ever measured lies outside, and ratios stay finite."""
+_DIFFERENCES = frozenset({"activations_mib", "kv_bytes_per_token", "leak_mib"})
+"""What is less than 0 where there was less in the end."""
+
+
+def _sensible(value: float) -> float:
+    if value and not LEAST <= abs(value) <= MOST:
+        raise ValueError(f"0, or a number of {LEAST:g} to {MOST:g} in size")
+    return value
+
+
+def _possible(value: object) -> object:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1e12:
+        raise ValueError("a number of 0 to 1e+12")
+    return value
+
+
 Phase = Annotated[str, Field(pattern="^(prefill|decode)$")]
+Milliseconds = Annotated[float, Field(ge=0, le=1e12)]
+Calls = Annotated[Annotated[int, Field(ge=0, le=10**12)] | Milliseconds, BeforeValidator(_possible)]
+"""Whole where they are; checked before it is asked which, so that a fault has one place."""
+Flops = Annotated[int, Field(ge=0, le=10**24)]
 
 
 class _Part(BaseModel):
@@ -56,7 +80,7 @@ class _Part(BaseModel):
 class Reading(_Part):
     """One metric in one process, in the metric's unit."""
 
-    median: float
+    median: Annotated[float, AfterValidator(_sensible)]
     error: float = Field(default=0.0, ge=0)
     """Standard error of the median over rounds."""
     samples: list[float] = Field(default=[], max_length=MOST_SAMPLES)
@@ -77,12 +101,20 @@ class Session(_Part):
     versions: dict[str, str] = {}
     machine: dict[str, str] = {}
     metrics: dict[str, Reading]
-    calls: dict[str, dict[Phase, int | float]] = {}
+    calls: dict[str, dict[Phase, Calls]] = {}
     """Of operators, by phase, per step: what no hardware changes."""
-    times: dict[str, dict[Phase, list[float]]] = {}
+    times: dict[str, dict[Phase, Annotated[list[Milliseconds], Field(min_length=1, max_length=2)]]] = {}
     """Of operators, by phase, in ms per step: on the host, and on the device. Only the latest session has them."""
-    decode_flops: list[int] = Field(default=[], max_length=2)
+    decode_flops: list[Flops] = Field(default=[], max_length=2)
     """Of the first step of decode and of the last."""
+
+    @field_validator("metrics")
+    @classmethod
+    def _none_below_zero(cls, metrics: dict[str, Reading]) -> dict[str, Reading]:
+        for name, reading in metrics.items():
+            if reading.median < 0 and name not in _DIFFERENCES:
+                raise PydanticCustomError("below", "at least 0", {"place": (name, "median"), "value": reading.median})
+        return metrics
 
 
 class Learned(_Part):
@@ -292,6 +324,7 @@ _KINDS = {
     "model_type": "an object",
     "too_long": "at most {max_length} of them",
     "too_short": "at least {min_length} of them",
+    "string_pattern_mismatch": "prefill or decode",
 }
 _LISTS = {"sessions": "a list of sessions", "calibrations": "a list of calibrations"}
 
@@ -299,7 +332,8 @@ _LISTS = {"sessions": "a list of sessions", "calibrations": "a list of calibrati
 def _invalid(error: ValidationError) -> str:
     """The first fault: its place, what was expected there, and what stands there."""
     first = error.errors(include_url=False)[0]
-    location, kind = first["loc"], first["type"]
+    context: dict[str, Any] = first.get("ctx", {})
+    location, kind = (*first["loc"], *context.get("place", ())), first["type"]
     place = _place(location)
     if kind == "missing":
         return f"{place} is missing"
@@ -308,10 +342,10 @@ def _invalid(error: ValidationError) -> str:
     if kind == "list_type":
         expected = _LISTS.get(str(location[-1]), "a list of numbers")
     elif kind in _KINDS:
-        expected = _KINDS[kind].format(**first.get("ctx", {}))
+        expected = _KINDS[kind].format(**context)
     else:
         expected = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-    return f"{place}: expected {expected}, not {_shown(first['input'])}"
+    return f"{place}: expected {expected}, not {_shown(context.get('value', first['input']))}"
 
 
 def _place(location: tuple[int | str, ...]) -> str:

@@ -95,7 +95,12 @@ def _add_profile(commands: Any) -> None:
     profiling.add_argument(
         "--json", type=Path, metavar="FILE", help="write everything shown as JSON; - for standard output"
     )
-    profiling.add_argument("--traces", type=Path, metavar="DIR", help="write traces for Chrome and TensorBoard")
+    profiling.add_argument(
+        "--traces",
+        type=_checked(lambda text: Path(OPTIONS["traces"].parse(text))),
+        metavar="DIR",
+        help="write traces for Chrome and TensorBoard",
+    )
     profiling.set_defaults(run=_command("profile", "profile"))
 
 
@@ -249,10 +254,24 @@ def check_folder(option: str, file: Path | None) -> None:
     """That a file can be made, before any time goes into what is to stand in it.
 
     Raises:
-        UsageError: there is no folder for it.
+        UsageError: there is no folder for it, or it is one.
     """
+    if file is not None and file.is_dir() and str(file) != "-":
+        raise UsageError(f"{option} {file}: this is a folder, expected a file")
     if file is not None and not file.parent.is_dir():
         raise UsageError(f"{option} {file}: there is no folder {file.parent}")
+
+
+def write_file(option: str, file: Path, text: str) -> None:
+    """What was measured, once it was shown: whatever is wrong with one of both does not cost the other.
+
+    Raises:
+        LlmperfError: it cannot be written.
+    """
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise LlmperfError(f"{option} {file}: {error.strerror or error}") from None
 
 
 def _command(module: str, name: str) -> Callable[[argparse.Namespace], int]:

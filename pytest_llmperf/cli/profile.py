@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from pytest_llmperf.cli import check_folder
+from pytest_llmperf.cli import check_folder, write_file
 from pytest_llmperf.measure.mission import Mission, fly
 from pytest_llmperf.model import Workload
 from pytest_llmperf.profiling.traces import check_traces
@@ -36,15 +36,17 @@ def profile(parsed: argparse.Namespace) -> int:
         level = check((), {"model": parsed.target})
         llm = Llm(session, level.keywords["model"].id, [level])
         missions, notes = _missions(llm, parsed)
-    if parsed.json is not None:
-        text = json.dumps(mission_record(missions, notes), indent=1) + "\n"
-        if str(parsed.json) == "-":
-            print(text, end="")
-            return 0
-        parsed.json.write_text(text, encoding="utf-8")
+    record = json.dumps(mission_record(missions, notes), indent=1) + "\n"
+    if str(parsed.json) == "-":
+        print(record, end="")
+        return 0
     colour, width = standard_output()
     said = [textwrap.fill(line, width - 1, initial_indent="• ", subsequent_indent="  ") for line in findings(missions)]
-    print(tables_text(mission_tables(missions, notes), said, width, colour))
+    try:
+        print(tables_text(mission_tables(missions, notes), said, width, colour), flush=True)
+    finally:
+        if parsed.json is not None:
+            write_file("--json", parsed.json, record)
     if parsed.traces is not None:
         print(f"llmperf profile: traces are in {parsed.traces}", file=sys.stderr)
     return 0
@@ -60,7 +62,7 @@ def _missions(llm: Llm, parsed: argparse.Namespace) -> tuple[list[Mission], list
         target = llm.load(parsed.target, fresh=bool(missions))  # the first has only just been loaded
         measured = functools.partial(llm.measure, shape(workload), workload=workload)
         missions.append(fly(target, workload, threads, measured))
-    return missions, notes
+    return missions, [*notes, *dict.fromkeys(note for mission in missions for note in mission.measurement.notes)]
 
 
 def fitting(prompts: Sequence[int], output_tokens: int, positions: int | None) -> tuple[list[int], list[str]]:

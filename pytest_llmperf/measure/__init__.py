@@ -28,8 +28,10 @@ from pytest_llmperf.model import (
     Unknown,
     Workload,
 )
+from pytest_llmperf.profiling.busy import busy
 from pytest_llmperf.profiling.counters import PROFILED_TOKENS, compilations, count
 from pytest_llmperf.profiling.roofline import under_ceilings
+from pytest_llmperf.profiling.traces import untraced
 from pytest_llmperf.targets import Clock, Request, Served, Target
 
 __all__ = [
@@ -114,6 +116,7 @@ def measure(
     if remote is not None:
         load = _RUNNING
     target.begin()
+    file = trace and trace()  # its folder is made before any time goes into measuring
     upcoming = requests(target, workload)
     serve = server(target, workload, upcoming, clock)
     with torch_threads(effort.threads):
@@ -132,7 +135,9 @@ def measure(
             else:
                 passes = _Passes(target, workload, effort, rounds[-1], clock, progress)
                 memory = dataclasses.replace(passes.memory(next(upcoming)), peak_rss=rss.value)
-                counts = passes.counts(memory, compiled, trace)
+                counts = passes.counts(memory, compiled, file)
+    notes = _slowed() if remote is None else served.notes(remote, rounds)
+    without_trace = untraced(file, counts.prefill.ops) if file is not None else ""
     fresh = not isinstance(load, Unknown)
     seen = metrics.summarize(
         Measurement(
@@ -146,7 +151,7 @@ def measure(
             environment=environment,
             objectives=tuple(objectives),
             price_per_hour=price_per_hour,
-            notes=served.notes(remote, rounds) if remote is not None else (),
+            notes=tuple(filter(None, (*notes, without_trace))),
         )
     )
     if effort.smoke or remote is not None:
@@ -174,7 +179,7 @@ class _Passes:
         self.progress("measuring memory")
         return memory_pass(self.target, request, self.clock, twice=2 * self.last.wall < self.effort.max_time)
 
-    def counts(self, memory: Memory, compiled: int, trace: Callable[[], Path] | None) -> Counts:
+    def counts(self, memory: Memory, compiled: int, trace: Path | None) -> Counts:
         self.progress("counting")
         return count(
             self.target,
@@ -182,8 +187,14 @@ class _Passes:
             memory.kv_cache,
             timely=functools.partial(_timely, self.last.traces[0], max(self.effort.max_time, _LONGEST_COUNTED_S)),
             compiles=compiled,
-            trace=trace and trace(),
+            trace=trace,
         )
+
+
+def _slowed() -> tuple[str, ...]:
+    """Whether the user's own look at operators took its time, too."""
+    occupied = busy()
+    return () if occupied is None else (f"times are slower than without it: {occupied.reason}",)
 
 
 _RUNNING = Unknown("the server was running before the test asked it")

@@ -10,11 +10,14 @@ from typing import TypeVar
 from pytest_llmperf.collector import collector_quiet
 from pytest_llmperf.errors import LlmperfError
 from pytest_llmperf.model import Counts, Phase, Unknown, Work
-from pytest_llmperf.profiling import NO_OPERATOR, ONE_TOKEN
+from pytest_llmperf.profiling import NO_OPERATOR, NO_PRODUCT, NOT_BY_TOKEN, NOT_IN_DECODE, ONE_TOKEN
+from pytest_llmperf.profiling.busy import busy
 from pytest_llmperf.targets import Request, Target
 
 PROFILED_TOKENS = 10
 """Steps repeat themselves: more of them would take time and tell nothing."""
+_ELSEWHERE = (NO_OPERATOR, NO_PRODUCT, NOT_IN_DECODE)
+"""Why it is not the model that was seen, and neither would its operators be."""
 _NO_TIME = Unknown("one call alone takes longer than the time allowed for counting", by_chance=True)
 
 
@@ -44,18 +47,21 @@ def count(
     """
     if "torch" not in sys.modules:  # nothing of it can run, and importing it takes seconds
         return unseen(NO_OPERATOR, kv_cache)
+    if occupied := busy():
+        return unseen(occupied, kv_cache, compiles)
     from pytest_llmperf.profiling.flops import Counted, work
     from pytest_llmperf.profiling.operators import Profiled, profile
 
     with collector_quiet():
         whole = timely(request.workload.output_tokens)
         counted = _tried(lambda: work(target, request), Counted.unseen) if whole else Counted.unseen(_NO_TIME)
-        if counted.prefill.flops == NO_OPERATOR:
-            return unseen(NO_OPERATOR, kv_cache)
+        if (why := counted.prefill.flops) in _ELSEWHERE and isinstance(why, Unknown):
+            return unseen(why, kv_cache, compiles)
         if not timely(PROFILED_TOKENS):
             return unseen(_NO_TIME, kv_cache)
         profiled = _tried(lambda: profile(target, request.shorter(PROFILED_TOKENS), trace), Profiled.unseen)
-        growth = _tried(lambda: _cache_growth(target, request, kv_cache), lambda why: why)
+        by_token = NOT_BY_TOKEN not in (counted.prefill.flops, profiled.prefill.ops)
+        growth = _tried(lambda: _cache_growth(target, request, kv_cache if by_token else NOT_BY_TOKEN), lambda why: why)
     return Counts(
         prefill=profiled.prefill,
         decode=profiled.decode,
@@ -67,11 +73,12 @@ def count(
     )
 
 
-def unseen(why: Unknown, kv_cache: int | Unknown) -> Counts:
+def unseen(why: Unknown, kv_cache: int | Unknown, compiles: int | Unknown = 0) -> Counts:
     """Nothing is counted, and why."""
     phase, work = Phase(why, why, why, why), Work(why, why)
     growth = kv_cache if isinstance(kv_cache, Unknown) else why
-    return Counts(phase, phase, work, work, cache_growth=growth, compiles=why)
+    seen = compiles and not isinstance(compiles, Unknown)  # wherever it was compiled; that nothing was says nothing
+    return Counts(phase, phase, work, work, cache_growth=growth, compiles=compiles if seen else why)
 
 
 def _why_unseen(ops: float | Unknown, compiles: int | Unknown) -> int | Unknown:

@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from pytest_llmperf.model import Unknown, Work
-from pytest_llmperf.profiling import NO_OPERATOR, NOT_BY_TOKEN, ONE_TOKEN
+from pytest_llmperf.profiling import NO_OPERATOR, NO_PRODUCT, NOT_BY_TOKEN, NOT_IN_DECODE, ONE_TOKEN
 from pytest_llmperf.targets import Request, Target
 
 Formula = Callable[..., int]
@@ -256,5 +256,5 @@ def _hidden(tally: _Tally, steps: Sequence[tuple[int, int]], output_tokens: int)
     if tally.foreign:
         return Unknown(f"what {', '.join(sorted(tally.foreign))} does is not known")
     if not any(flops for flops, _ in steps):
-        return Unknown("no matrix product was seen in this thread")
-    return None
+        return NO_PRODUCT
+    return None if len(steps) == 1 or any(flops for flops, _ in steps[1:]) else NOT_IN_DECODE

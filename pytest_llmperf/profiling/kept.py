@@ -101,4 +101,4 @@ def _times(phase: Phase) -> dict[str, list[float]]:
 
 
 def _digits(seconds: float) -> float:
-    return float(f"{milliseconds(seconds):.3g}")
+    return max(0.0, float(f"{milliseconds(seconds):.3g}"))  # the profiler rounds: what is left may be less than none

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from pytest_llmperf.model import Operator, Phase, Unknown
-from pytest_llmperf.profiling import NO_OPERATOR, NOT_BY_TOKEN, ONE_TOKEN
+from pytest_llmperf.profiling import NO_OPERATOR, NOT_BY_TOKEN, NOT_IN_DECODE, ONE_TOKEN
+from pytest_llmperf.profiling.busy import busy
 from pytest_llmperf.roles import is_operator, is_wait
 from pytest_llmperf.targets import Clock, Request, Target
 
@@ -54,8 +55,8 @@ def profile(target: Target, request: Request, trace: Path | None = None, clock: 
     from torch.profiler import ProfilerActivity, record_function
     from torch.profiler import profile as profiling
 
-    if busy := _profiler_busy():
-        return Profiled.unseen(busy)
+    if occupied := busy():
+        return Profiled.unseen(occupied)
 
     def mark() -> None:
         with record_function(_MARK):
@@ -93,6 +94,8 @@ def profile(target: Target, request: Request, trace: Path | None = None, clock: 
     spans = [list(pairwise(marks[start : start + 1 + tokens])) for start in range(0, len(marks), 1 + tokens)]
     steps = [step for _, *decode in spans for step in decode[1:] or decode]
     decode = _phase(events, steps, on_device) if steps else _unseen(ONE_TOKEN)
+    if decode.ops == 0:
+        return Profiled.unseen(NOT_IN_DECODE)
     return Profiled(_phase(events, [each[0] for each in spans], on_device), decode)
 
 
@@ -100,18 +103,6 @@ def _passes(tokens: int) -> int:
     """How often to serve so many tokens."""
     steps = max(1, tokens - 2)  # without the first one, if there is another
     return math.ceil(FEWEST_STEPS / steps) if tokens > 1 else 1
-
-
-def _profiler_busy() -> Unknown | None:
-    """Why what is seen would not be the model alone; a second profiler would also end the first one."""
-    import torch
-    from torch.utils._python_dispatch import _get_current_dispatch_mode
-
-    if torch._C._autograd._profiler_enabled():
-        return Unknown("a profiler of torch is running already", by_chance=True)
-    if (mode := _get_current_dispatch_mode()) is not None:
-        return Unknown(f"{type(mode).__name__} is active, whose operators would be counted too", by_chance=True)
-    return None
 
 
 def _unseen(why: Unknown) -> Phase:

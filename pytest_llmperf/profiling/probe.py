@@ -35,6 +35,8 @@ PRODUCTS_ON_GPU = (2048, 4096, 8192)
 of the time, so there are few."""
 SECONDS = 0.6
 """For each of both figures."""
+MOST = 1e18
+"""Bytes or FLOPs per second: a thousand times what any device reaches."""
 _LONG_ENOUGH = 2e-4
 """Seconds between two stamps, so that neither the clock nor a launch is what is timed."""
 _MOST_CALLS = 200
@@ -199,10 +201,10 @@ class Kept:
         try:
             kept = json.loads(self.path.read_text(encoding="utf-8"))
             return {
-                str(kind): {str(name): float(value) for name, value in figures.items() if 0 < value < math.inf}
+                str(kind): {str(name): float(value) for name, value in figures.items() if 0 < value < MOST}
                 for kind, figures in kept.items()
             }
-        except (OSError, ValueError, TypeError, AttributeError):
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError):
             return {}
 
     def raised(self, kind: str, name: str, value: float) -> float:

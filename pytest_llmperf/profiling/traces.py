@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -10,6 +11,7 @@ import time
 from pathlib import Path
 
 from pytest_llmperf.errors import UsageError
+from pytest_llmperf.model import Unknown
 
 _LONGEST = 100
 """Of a folder's name, in characters; file systems end at 255 bytes, and some of whole paths at that."""
@@ -43,9 +45,24 @@ def trace_file(folder: Path, key: str) -> Path:
     try:
         own.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"traces: {own} cannot be made: {error.strerror}") from error
+        raise UsageError(f"{own}, for traces (--llmperf-traces), cannot be made: {error.strerror}") from error
     worker = re.sub(r"[^\w-]", "-", socket.gethostname())
     return own / f"{worker}_{os.getpid()}.{time.time_ns()}.pt.trace.json"
+
+
+def untraced(file: Path, seen: object) -> str:
+    """Why there is no trace, after all; empty where there is one. A folder made in vain goes again.
+
+    Args:
+        seen: a count of the profile that was to be written.
+    """
+    if file.is_file():
+        return ""
+    file.with_name(f"{file.name}.tmp").unlink(missing_ok=True)  # as torch leaves it where it could not write on
+    with contextlib.suppress(OSError):  # there is something else in it
+        file.parent.rmdir()
+    why = seen.reason if isinstance(seen, Unknown) else "it could not be written (is the disk full?)"
+    return f"no trace in {file.parent}: {why}"
 
 
 def portable(key: str) -> str:

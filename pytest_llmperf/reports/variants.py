@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from pytest_llmperf.model import Result
@@ -33,12 +34,12 @@ def side_by_side(results: Sequence[Result]) -> list[Table]:
 
 def _without_variant(result: Result) -> str:
     """Its key, as far as the variants of one test have it in common."""
-    name, bracket, parameters = result.test.partition("[")
-    others = parameters.removesuffix("]").split("-") if bracket else []
-    if result.variant in others:
-        others.remove(result.variant)
+    name, _, parameters = result.test.partition("[")
+    own = result.variant.encode("unicode_escape").decode()  # as pytest writes it
+    pattern = rf"(^|-)({re.escape(own)}|{re.escape(result.variant)})(?=-|$)"
+    others = re.sub(pattern, "", parameters.removesuffix("]"), count=1).removeprefix("-")
     label = f"::{result.label}" if result.label else ""
-    return name + (f"[{'-'.join(others)}]" if others else "") + label
+    return name + (f"[{others}]" if others else "") + label
 
 
 def _table(test: str, variants: Sequence[Result]) -> Table:

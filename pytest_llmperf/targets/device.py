@@ -87,6 +87,9 @@ class Cpu:
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it prints USDT lines on descriptor 2
         from torch.profiler import ProfilerActivity, profile
 
+        if profiler_running():
+            yield MemoryTrack(PROFILER_RUNNING, PROFILER_RUNNING)
+            return
         track = MemoryTrack()
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
             yield track
@@ -108,6 +111,16 @@ class Cpu:
 
     def release(self) -> None:
         """Freed tensors are gone at once."""
+
+
+PROFILER_RUNNING = Unknown("a profiler of torch is running already", by_chance=True)
+
+
+def profiler_running() -> bool:
+    """Whether there is one in this thread: a second one would end it, and take what it has seen."""
+    import torch
+
+    return bool(torch._C._autograd._profiler_enabled())
 
 
 def _peak_and_end(changes: Sequence[int]) -> tuple[int, int]:

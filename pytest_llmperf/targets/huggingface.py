@@ -25,7 +25,7 @@ from pytest_llmperf.model import Trace, Unknown, Workload
 from pytest_llmperf.targets.device import Device, device_of, devices_of_model
 from pytest_llmperf.targets.protocol import Clock, LoadOptions, Request, Rest, no_rest
 from pytest_llmperf.targets.recorder import Recorder, StampingProcessor
-from pytest_llmperf.targets.tensors import storage_bytes, tensors_in
+from pytest_llmperf.targets.tensors import packed_bytes, storage_bytes, tensors_in
 from pytest_llmperf.workloads import prompt_ids
 
 _CALL: Mapping[str, Any] = {
@@ -71,7 +71,10 @@ class GenerateTarget:
             self._check_length(len(self.tokenizer(workload.prompt)["input_ids"]), workload)
             return Request(workload, [workload.prompt] * workload.batch_size)
         self._check_length(workload.prompt_tokens, workload)
-        ids = prompt_ids(workload, self._vocabulary(), self._special, seed)
+        try:
+            ids = prompt_ids(workload, self._vocabulary(), self._special, seed)
+        except UsageError as error:
+            raise UsageError(f"{self.id}: {error}; give it a larger vocab_size, or other special ones") from None
         return Request(workload, self._on_device({"input_ids": torch.tensor(ids)}))
 
     def run(self, request: Request, clock: Clock, rest: Rest = no_rest) -> Trace:
@@ -115,7 +118,7 @@ class GenerateTarget:
             self._call(inputs, request.workload, logits_processor=[StampingProcessor(mark)])()
 
     def weights_bytes(self) -> int:
-        return storage_bytes([*self.model.parameters(), *self.model.buffers()])
+        return storage_bytes([*self.model.parameters(), *self.model.buffers()]) + packed_bytes(self.model)
 
     def kv_cache_bytes(self, request: Request) -> int | Unknown:
         if refusal := self._refusal(return_dict_in_generate=True):
@@ -236,6 +239,12 @@ def adopt(module: Any, name: str, options: LoadOptions) -> GenerateTarget:
     """
     parameter = next(iter(module.parameters()), None)
     place = "cpu" if parameter is None else str(parameter.device)
+    if place == "meta":
+        raise UsageError(
+            f"{name} is on the meta device, where weights hold nothing: load them, or use random_weights(…)"
+        )
+    if getattr(getattr(module, "config", None), "is_encoder_decoder", False):
+        raise UsageError(f"{name} is an encoder-decoder model, which is not supported; wrap its loop as stream(fn)")
     if options.load:
         raise UsageError(f"load={dict(options.load)!r}: {name} is loaded already; build it as you want it measured")
     if options.device not in ("auto", place, place.partition(":")[0]):

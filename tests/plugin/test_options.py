@@ -287,7 +287,7 @@ BAD = [
     ("--llmperf-max-time", "llmperf_max_time", "nan", "a number above 0"),
     ("--llmperf-max-time", "llmperf_max_time", "inf", "a number above 0"),
     ("--llmperf-max-time", "llmperf_max_time", "10s", "a number above 0"),
-    ("--llmperf-threads", "llmperf_threads", "0", "a whole number of at least 1"),
+    ("--llmperf-threads", "llmperf_threads", "0", "a whole number from 1 to 4096"),
     ("--llmperf-threads", "llmperf_threads", "al", "all"),
     ("--llmperf-device", "llmperf_device", "gpu", "cuda"),
     ("--llmperf-device", "llmperf_device", "cdua", "did you mean 'cuda'?"),

@@ -228,6 +228,39 @@ def test_the_ini_file_names_a_folder_below_rootdir(suite: pytest.Pytester, monke
     assert len(list((suite.path / "traces").glob("*/*.pt.trace.json"))) == 1
 
 
+UNSERVED = """
+from pytest_llmperf import stream
+
+def tokens(prompt, output_tokens):
+    raise AssertionError("it was served")
+
+@llm_perf(model=stream(tokens))
+def test_chat(llm):
+    llm.measure()
+"""
+UNWRITTEN = """
+import torch
+
+@llm_perf(model=TINY)
+def test_chat(llm):
+    torch.profiler.profile.export_chrome_trace = print  # writes nothing
+    assert "it could not be written" in llm.profile().unknown["trace"]
+"""
+
+
+def test_a_folder_of_a_test_that_cannot_be_made_is_told_before_it_is_measured(suite: pytest.Pytester) -> None:
+    suite.mkdir("traces").joinpath("test_chat.py--test_chat").write_text("")
+    result = run(suite, UNSERVED, "--llmperf-traces=traces")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*test_chat, for traces (--llmperf-traces), cannot be made: File exists*"])
+
+
+def test_a_profile_says_that_no_trace_was_written(suite: pytest.Pytester) -> None:
+    suite.makepyfile(test_chat=HEAD + UNWRITTEN)
+    suite.runpytest_subprocess("--llmperf-traces=traces").assert_outcomes(passed=1)
+    assert list((suite.path / "traces").iterdir()) == []
+
+
 def test_a_file_where_traces_should_go_is_refused_before_anything_is_measured(suite: pytest.Pytester) -> None:
     result = run(suite, ONE_OF_EACH, "--llmperf-traces=test_chat.py")
     assert result.ret == pytest.ExitCode.USAGE_ERROR

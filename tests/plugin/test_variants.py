@@ -34,11 +34,26 @@ def test_each_variant_is_a_test_and_the_report_sets_them_side_by_side(suite: pyt
     assert re.search(r"^ *long +\S+ ×\d", table, re.MULTILINE)
 
 
+def test_variants_of_any_name_stand_side_by_side(suite: pytest.Pytester) -> None:
+    named = """@variants(**{"int8-dynamic": {}, "größe": {"prompt_tokens": 64}, "4bit [x]": {}})"""
+    start, end = SUITE.index("@variants("), SUITE.index("def test_shape")
+    body = '"größe"'.join(SUITE[end:].split('"long"'))
+    suite.makepyfile(test_shape=f"{SUITE[:start]}{named}\n    {body}")
+    ran = suite.runpytest("--llmperf-baselines=nowhere", "--confcutdir=.")
+    ran.assert_outcomes(passed=3)
+    table = re.split(r"test_shape.py::test_shape\s+variants, in proportion to int8-dynamic", ran.stdout.str())[1]
+    for name in ("int8-dynamic", "größe", "4bit [x]"):
+        assert re.search(rf"^ *{re.escape(name)} +\d", table, re.MULTILINE), name
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
         ({}, "compares at least two, and there is none"),
         ({"full": {}}, "compares at least two, and there is only 'full'"),
+        ({"full": {1: 2}, "half": {}}, "variants(full={1: 2}): expected a dictionary of llm_perf's keywords"),
+        ({"full": {}, "": {}}, "variants(**{'': …}): expected a name that can be read, in one line"),
+        ({"full": {}, "a\nb": {}}, r"variants(**{'a\nb': …}): expected a name that can be read, in one line"),
         ({"full": {}, "half": "bfloat16"}, "variants(half='bfloat16'): expected a dictionary of llm_perf's keywords"),
     ],
 )

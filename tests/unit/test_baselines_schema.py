@@ -234,6 +234,47 @@ def test_a_fault_is_told_with_file_place_and_expectation(place, value, told):
     assert message.endswith(told + RESTORE)
 
 
+SESSION_PLACE = (*CHAT, "sessions", 0)
+HUGE = 10**400
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "told"),
+    [
+        ("times", {"aten::add": {"decode": []}}, 'times."aten::add".decode: expected at least 1 of them, not a list'),
+        ("times", {"aten::add": {"decode": [1, 2, 3]}}, '."aten::add".decode: expected at most 2 of them, not a list'),
+        ("times", {"aten::add": {"decode": [-1]}}, "decode.0: expected greater than or equal to 0, not -1"),
+        ("times", {"aten::add": {"decode": [1e300]}}, "decode.0: expected less than or equal to 1000000000000, not 1e"),
+        ("times", {"aten::add": {"decoding": [1]}}, 'decoding: expected prefill or decode, not "decoding"'),
+        ("calls", {"aten::add": {"decode": "2"}}, '."aten::add".decode: expected a number of 0 to 1e+12, not "2"'),
+        ("calls", {"aten::add": {"decode": True}}, '."aten::add".decode: expected a number of 0 to 1e+12, not true'),
+        ("calls", {"aten::add": {"decode": -5}}, "decode: expected a number of 0 to 1e+12, not -5"),
+        ("calls", {"aten::add": {"decode": -HUGE}}, "decode: expected a number of 0 to 1e+12, not -1000"),
+        ("calls", {"aten::add": {"decode": HUGE}}, "decode: expected a number of 0 to 1e+12, not 1000"),
+        ("decode_flops", [-1, 5], "decode_flops.0: expected greater than or equal to 0, not -1"),
+        ("decode_flops", [5, HUGE], "decode_flops.1: expected less than or equal to 1000"),
+        ("metrics", {"tpot_ms": {"median": -3}}, "metrics.tpot_ms.median: expected at least 0, not -3"),
+        ("metrics", {"tpot_ms": {"median": 5e-324}}, "expected 0, or a number of 1e-09 to 1e+24 in size, not 5e-324"),
+        ("metrics", {"flops_per_token": {"median": 1e300}}, "expected 0, or a number of 1e-09 to 1e+24 in size, not 1"),
+    ],
+)
+def test_figures_that_nothing_can_have_are_refused_at_their_place(part, value, told):
+    message = refusal(changed(*SESSION_PLACE, part, to=value))
+    assert message.startswith(f'{WHERE}: tests."test_chat_turn".sessions.0.{part}')
+    assert told in message
+
+
+@pytest.mark.parametrize("metric", ["leak_mib", "activations_mib", "kv_bytes_per_token"])
+def test_differences_may_be_less_than_zero(metric):
+    text = changed(*SESSION_PLACE, "metrics", to={metric: {"median": -0.5}})
+    assert read(text, File, WHERE).tests["test_chat_turn"].sessions[0].metrics[metric].median == -0.5
+
+
+def test_calls_stay_whole_where_they_are():
+    text = changed(*SESSION_PLACE, "calls", to={"aten::add": {"prefill": 2, "decode": 2.5}})
+    assert '"aten::add": {"decode": 2.5, "prefill": 2}' in written(read(text, File, WHERE))
+
+
 @pytest.mark.parametrize(
     ("place", "value", "told"),
     [

@@ -22,6 +22,8 @@ from hypothesis import strategies as st
 from pytest_llmperf.baselines import store as store_module
 from pytest_llmperf.baselines.compare import learned
 from pytest_llmperf.baselines.schema import (
+    LEAST,
+    MOST,
     MOST_SESSIONS,
     Calibration,
     Entry,
@@ -143,7 +145,7 @@ modules = st.lists(st.sampled_from(["tests", "..", "_up", "__up", "_root", "nois
 )
 readings = st.builds(
     Reading,
-    median=st.floats(allow_nan=False, allow_infinity=False),
+    median=st.just(0.0) | st.floats(LEAST, MOST),
     error=st.floats(0, 1e300),
     samples=st.lists(st.floats(allow_nan=False, allow_infinity=False), max_size=20),
 )

@@ -119,6 +119,10 @@ def test_traces_are_written_one_for_each_length(run, tmp_path: Path) -> None:
         (["--prompt-tokens", "0"], "expected whole numbers of at least 1"),
         (["--output-tokens", "none"], "expected a whole number of at least 1"),
         (["--json", "missing/run.json"], "there is no folder missing"),
+        (["--json", "."], "--json .: this is a folder, expected a file"),
+        (["--json", ""], "--json .: this is a folder, expected a file"),
+        (["--traces", ""], "expected a folder"),
+        (["--threads", "99999999999"], "--threads: '99999999999': expected a whole number from 1 to 4096, or all"),
         (["--traces", "taken"], "--traces taken: this is a file, expected a folder"),
         (["--device", "gpu"], "device='gpu' is no device"),
     ],
@@ -132,6 +136,35 @@ def test_misuse_is_exit_status_4_before_anything_is_loaded(
     status, out, err = run(SMALL, *arguments)
     assert (status, out) == (4, "")
     assert message in err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is always full is Linux's")
+def test_a_file_that_cannot_be_written_costs_no_more_than_the_file(run) -> None:
+    status, out, err = run(SMALL, "--prompt-tokens", "8", "--output-tokens", "2", "--json", "/dev/full")
+    assert (status, err) == (1, "llmperf: --json /dev/full: No space left on device\n")
+    assert "8→2 warm" in out
+
+
+def test_a_reader_who_has_seen_enough_costs_no_file(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(*arguments: object) -> str:
+        raise BrokenPipeError
+
+    file = tmp_path / "profile.json"
+    monkeypatch.setattr("os.dup2", lambda *descriptors: None)
+    monkeypatch.setattr("pytest_llmperf.cli.profile.tables_text", closed)
+    with (tmp_path / "out").open("w") as out:
+        monkeypatch.setattr("sys.stdout", out)
+        status, _, _ = run(SMALL, "--prompt-tokens", "8", "--output-tokens", "2", "--json", file)
+    assert status == 1
+    assert json.loads(file.read_text(encoding="utf-8"))["missions"]
+
+
+def test_a_trace_that_is_not_written_is_told(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.profiler.profile.export_chrome_trace", lambda self, path: None)
+    status, out, _ = run(SMALL, "--prompt-tokens", "8", "--output-tokens", "2", "--traces", tmp_path)
+    assert status == 0
+    assert "it could not be written (is the disk full?)" in " ".join(out.split())
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_target_that_cannot_be_had_is_exit_status_1(run) -> None:

@@ -80,3 +80,15 @@ def test_a_baseline_without_operators_is_told(tmp_path: Path) -> None:
     told = judged(tmp_path, measured(1, waits=False), measured(2)).explanation
     assert told is not None
     assert (told.grown, told.missing) == (Explanation().grown, NOT_KEPT)
+
+
+def test_an_explanation_that_fails_is_told_and_the_verdict_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(change: object) -> None:
+        raise OverflowError("too large")
+
+    monkeypatch.setattr("pytest_llmperf.judge.explain", fail)
+    result = judged(tmp_path, measured(1), measured(2))
+    assert result.fails
+    assert result.explanation == Explanation(missing="it could not be explained: OverflowError: too large")

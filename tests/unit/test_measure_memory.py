@@ -19,7 +19,7 @@ from pytest_llmperf.measure import Effort, measure
 from pytest_llmperf.measure.memory import memory_pass, peak_rss, process_gpu_bytes
 from pytest_llmperf.metrics import summarize
 from pytest_llmperf.model import Measurement, Memory, Unknown, Workload
-from pytest_llmperf.targets import LoadOptions, random_weights
+from pytest_llmperf.targets import LoadOptions, random_weights, resolve
 from tests.fakes import FakeClock, FakeDevice, FakeTarget
 
 MIB = 2**20
@@ -191,6 +191,16 @@ def test_a_buffer_filled_once_is_no_leak():
     kept = {}
     target = around_generate(GPT2.load(CPU), lambda: kept or kept.update(only=torch.zeros(MIB // 4)))
     assert watched(target).leaked_per_call == 0
+
+
+@pytest.mark.parametrize(("dtype", "size"), [(torch.qint8, 1), (torch.float16, 2)])
+@pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated", "ignore:torch.quantize_per_tensor")
+def test_weights_packed_by_quantization_are_counted(dtype, size):
+    model = torch.nn.Sequential(torch.nn.Embedding(10, 64), torch.nn.Linear(64, 256), torch.nn.Linear(256, 64))
+    packed = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=dtype)
+    packed.generate = print
+    target = resolve(packed).load(LoadOptions())
+    assert target.weights_bytes() == 4 * 10 * 64 + 2 * 64 * 256 * size + 4 * (256 + 64)
 
 
 def test_half_the_bytes_per_number_are_half_the_weights_and_half_the_cache():

@@ -7,6 +7,7 @@ import functools
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -71,6 +72,11 @@ def test_without_a_cache_there_is_no_growth_and_that_is_not_zero() -> None:
     growth = counted(target).cache_growth
     assert isinstance(growth, Unknown)
     assert growth.reason.endswith("returned no cache")
+
+
+def test_assisted_decoding_grows_its_cache_by_other_steps_than_tokens() -> None:
+    target = loaded(LLAMA, prompt_lookup_num_tokens=3)
+    assert counted(target, Workload(8, 12)).cache_growth.reason.startswith("the model's steps are not one per token")
 
 
 def test_one_token_grows_no_cache_that_one_could_see() -> None:
@@ -173,6 +179,46 @@ def test_a_stream_without_torch_is_not_served_once_more_for_nothing() -> None:
     unknown = [seen.decode.ops, seen.decode.syncs, seen.prefill.ops, seen.prefill_work.flops, seen.decode_work.flops]
     assert {why.reason for why in unknown} == {"no operator of torch was seen in this thread"}
     assert seen.cache_growth.reason == "a stream's model is out of sight"
+
+
+@pytest.mark.parametrize("here", [lambda: None, lambda: torch.zeros(2) + 1], ids=["nothing", "an addition"])
+def test_of_a_model_in_another_thread_nothing_is_counted_and_nothing_is_zero(here: Any) -> None:
+    def threaded(prompt, output_tokens):
+        torch.tensor(prompt)
+        with ThreadPoolExecutor(1) as worker:
+            for _ in range(output_tokens):
+                here()
+                yield worker.submit(lambda: torch.ones(2, 2) @ torch.ones(2, 2)).result()
+
+    seen = counted(stream(threaded).load(LoadOptions()))
+    figures = [seen.decode.ops, seen.decode.syncs, seen.prefill_work.flops, seen.decode_work.flops, seen.compiles]
+    assert figures == 5 * [Unknown("no matrix product was seen in this thread")]
+
+
+def test_under_a_profiler_of_the_users_own_memory_and_counts_are_unknown_and_it_keeps_what_it_sees() -> None:
+    target = loaded(LLAMA)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as own:
+        torch.zeros(2).exp()
+        seen = measure(target, WORKLOAD, Effort(rounds=1))
+    running = "a profiler of torch is running already"
+    for name in ("peak_memory_mib", "leak_mib", "ops_per_token", "flops_per_token", "kv_bytes_per_token", "compiles"):
+        assert seen.unknown[name] == running
+    assert all(getattr(seen, name) for name in ("weights_mib", "kv_cache_mib", "tpot_ms"))
+    assert seen.notes == (f"times are slower than without it: {running}",)
+    assert "aten::exp" in {event.name for event in own.events()}
+
+
+def test_under_a_dispatch_mode_of_the_users_own_nothing_is_counted_and_times_are_told_to_be_slower() -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    target = loaded(LLAMA)
+    with FlopCounterMode(display=False):
+        seen = measure(target, WORKLOAD, Effort(rounds=1))
+    for name in ("ops_per_token", "flops_per_token", "prefill_flops", "mbu", "mfu"):
+        assert "FlopCounterMode is active" in seen.unknown[name]
+    assert seen.tpot_ms
+    assert "FlopCounterMode is active" in seen.notes[0]
+    assert measure(target, WORKLOAD, Effort(rounds=1)).notes == ()
 
 
 def test_torch_is_not_imported_to_count_what_runs_without_it() -> None:

@@ -264,6 +264,13 @@ def test_a_stream_without_a_product_is_unknown_and_not_zero() -> None:
     assert _why(of_stream(lambda: torch.zeros(2) + 1)) == "no matrix product was seen in this thread"
 
 
+def test_a_stream_that_makes_all_tokens_at_once_has_no_decode_to_count_and_that_is_not_zero() -> None:
+    def at_once(prompt, output_tokens):
+        yield from [torch.ones(2, 2) @ torch.ones(2, 2) for _ in range(output_tokens)]
+
+    assert _why(counted(stream(at_once).load(LoadOptions()), Workload(4, 3))).startswith("nothing was seen between")
+
+
 def test_a_stream_that_never_ends_is_left_at_once() -> None:
     def endless(prompt, output_tokens):
         while True:

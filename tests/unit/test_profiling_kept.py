@@ -59,6 +59,13 @@ def test_times_have_three_digits_and_calls_of_a_mean_step_three_decimals() -> No
     assert seen.calls == {"aten::mm": {"decode": 3.333}}
 
 
+def test_a_time_that_rounding_made_less_than_nothing_is_none() -> None:
+    """A baseline with such a time could not be read."""
+    assert of(Operator("aten::mm", 1, 1 * MS), Operator("aten::add", 1, 1 * MS, -1e-9)).times["aten::add"] == {
+        "decode": [1.0, 0.0]
+    }
+
+
 def test_of_flops_the_first_step_and_the_last_are_kept() -> None:
     assert of(flops_by_step=(5, 6, 7)).decode_flops == (5, 7)
     assert of(flops_by_step=(5,)).decode_flops == (5, 5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import itertools
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -127,6 +128,18 @@ def test_a_stream_of_other_steps_than_tokens_is_unknown() -> None:
             yield torch.zeros(2) + 1
 
     assert "not one per token" in profiled(stream(one_more).load(LoadOptions())).decode.ops.reason
+
+
+def test_a_stream_whose_model_works_in_another_thread_is_unknown_and_not_zero() -> None:
+    def threaded(prompt, output_tokens):
+        torch.tensor(prompt)  # all that this thread does
+        with ThreadPoolExecutor(1) as worker:
+            for _ in range(output_tokens):
+                yield worker.submit(lambda: torch.ones(2, 2) @ torch.ones(2, 2)).result()
+
+    seen = profiled(stream(threaded).load(LoadOptions()))
+    assert seen.decode.ops == seen.prefill.ops == seen.decode.syncs
+    assert seen.decode.ops.reason.startswith("nothing was seen between tokens")
 
 
 def test_a_profiler_of_the_users_own_is_left_running() -> None:

@@ -196,7 +196,7 @@ def test_a_figure_probed_anew_only_ever_rises(tmp_path: Path, done: list[float])
     assert probe(tmp_path).flop_rate(anew=True) == probe(tmp_path).flop_rate() == 5e9
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"this machine: products": 7}', "null", "\x00"])
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"this machine: products": 7}', "null", "\x00", "[" * 100_000])
 def test_a_damaged_file_is_probed_again_and_written_anew(tmp_path: Path, done: list[float], content: str) -> None:
     (tmp_path / "ceilings.json").write_text(content)
     done.append(1e9)
@@ -204,7 +204,7 @@ def test_a_damaged_file_is_probed_again_and_written_anew(tmp_path: Path, done: l
     assert json.loads((tmp_path / "ceilings.json").read_text()) == {"this machine: read": {str(4 * MIB): 1e9}}
 
 
-@pytest.mark.parametrize("figure", ["-1", "0", "NaN", "Infinity", '"fast"', "null"])
+@pytest.mark.parametrize("figure", ["-1", "0", "NaN", "Infinity", "1e300", "1" + "0" * 400, '"fast"', "null"])
 def test_a_figure_that_cannot_be_is_not_believed(tmp_path: Path, done: list[float], figure: str) -> None:
     (tmp_path / "ceilings.json").write_text(f'{{"this machine: read": {{"{4 * MIB}": {figure}}}}}')
     done.append(1e9)

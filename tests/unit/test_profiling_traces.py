@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from pytest_llmperf.errors import UsageError
-from pytest_llmperf.profiling.traces import check_traces, portable, trace_file
+from pytest_llmperf.model import Unknown
+from pytest_llmperf.profiling.traces import check_traces, portable, trace_file, untraced
 
 TENSORBOARD = re.compile(r"^(.*?)(\.\d+)?\.pt\.trace\.json(?:\.gz)?$")
 """torch_tb_profiler/consts.py: a worker, and optionally a number."""
@@ -58,7 +59,29 @@ def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path, monkeypat
         check_traces(tmp_path, "--llmperf-traces=x")
 
 
+@pytest.mark.parametrize(
+    ("seen", "why"),
+    [
+        (12.0, "it could not be written (is the disk full?)"),
+        (Unknown("no operator of torch was seen"), "no operator of torch was seen"),
+    ],
+)
+def test_a_trace_that_was_not_written_is_told_and_leaves_nothing(tmp_path: Path, seen: object, why: str) -> None:
+    file = trace_file(tmp_path, "t.py::test")
+    file.with_name(f"{file.name}.tmp").write_text("{")
+    assert untraced(file, seen) == f"no trace in {file.parent}: {why}"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_trace_that_was_written_stays_and_so_does_an_older_one(tmp_path: Path) -> None:
+    written, vain = trace_file(tmp_path, "t.py::test"), trace_file(tmp_path, "t.py::test")
+    written.write_text("{}")
+    assert untraced(written, 12.0) == ""
+    assert untraced(vain, 12.0).startswith("no trace")
+    assert list(tmp_path.glob("*/*")) == [written]
+
+
 def test_a_folder_that_cannot_be_made_after_all_is_told(tmp_path: Path) -> None:
     (tmp_path / "t.py--test").write_text("")
-    with pytest.raises(UsageError, match=r"cannot be made: File exists"):
+    with pytest.raises(UsageError, match=r"--test, for traces \(--llmperf-traces\), cannot be made: File exists"):
         trace_file(tmp_path, "t.py::test")

@@ -58,6 +58,7 @@ def test_tokens_per_step_are_shown_where_several_come_at_once() -> None:
     [
         (["half-128", "full-128", "half-512", "full-512"], ["test_one[128]", "test_one[512]"]),
         (["128-half", "128-full"], ["test_one[128]"]),
+        (["half--1", "full--1"], ["test_one[-1]"]),
         (["half-half", "half-full"], ["test_one[half]"]),
     ],
 )

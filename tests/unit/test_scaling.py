@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+import re
 
+import numpy as np
 import pytest
 
 from pytest_llmperf.errors import UsageError
@@ -89,14 +91,17 @@ def test_it_survives_being_copied_and_sent_and_shows_itself_shortly() -> None:
     ("keywords", "message"),
     [
         ({}, "expected a list of sizes for exactly one of prompt_tokens, .* none was given"),
-        ({"prompt_tokens": 8}, "none was given"),
+        ({"prompt_tokens": 8}, "prompt_tokens=8 was given"),
         ({"prompt_tokens": [8, 16], "batch_size": [1, 2]}, "prompt_tokens= and batch_size= are lists"),
         ({"prompt_tokens": [8]}, r"prompt_tokens=\[8\]: growth needs at least two sizes"),
         ({"prompt_tokens": []}, "at least two sizes"),
         ({"prompt_tokens": [8, 16, 8]}, r"prompt_tokens=\[8, 16, 8\]: 8 is there more than once"),
         ({"prompt_tokens": [8, 0]}, "prompt_tokens=0: expected a whole number"),
         ({"prompt_tokens": [8, 16.0]}, "prompt_tokens=16.0: expected a whole number"),
-        ({"prompt_tokens": "8 16"}, "none was given"),
+        ({"prompt_tokens": "8 16"}, "prompt_tokens='8 16' was given"),
+        ({"prompt_tokens": {8: 1}, "batch_size": 2}, r"prompt_tokens=\{8: 1\} and batch_size=2 was given"),
+        ({"prompt_tokens": [8, True]}, "prompt_tokens=True: expected a whole number"),
+        ({"prompt_tokens": np.array([8.0, 16.0])}, r"prompt_tokens=.*8.0.*: expected a whole number"),
     ],
     ids=str,
 )
@@ -105,9 +110,13 @@ def test_anything_but_one_list_of_different_sizes_is_an_error(keywords: dict, me
         sizes_of(keywords)
 
 
-@pytest.mark.parametrize("given", [[8, 16], (8, 16), range(8, 17, 8)])
-def test_any_sequence_will_do(given: object) -> None:
-    assert sizes_of({"prompt_tokens": given, "batch_size": 2}) == ("prompt_tokens", [8, 16])
+@pytest.mark.parametrize(
+    "given", [[8, 16], (8, 16), range(8, 17, 8), {8, 16}, iter([8, 16]), np.array([8, 16]), [np.int64(8), 16]], ids=str
+)
+def test_any_list_will_do(given: object) -> None:
+    name, sizes = sizes_of({"prompt_tokens": given, "batch_size": 2})
+    assert (name, sorted(sizes)) == ("prompt_tokens", [8, 16])
+    assert {type(size) for size in sizes} == {int}
 
 
 # Through the fixture
@@ -153,6 +162,28 @@ def test_a_test_that_scales_twice_gives_labels(llm: Llm) -> None:
 def test_an_unknown_keyword_is_an_error_before_anything_is_measured(llm: Llm) -> None:
     with pytest.raises(UsageError, match="prompt_tokns=8: no such keyword; did you mean 'prompt_tokens'"):
         llm.scaling(prompt_tokens=[8, 16], prompt_tokns=8)
+    assert not llm.measured
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"promt_tokens": [4, 8]}, "promt_tokens=[4, 8]: no such keyword; did you mean 'prompt_tokens'"),
+        ({"workload": [Workload(), Workload(256)]}, "workload=[Workload("),
+        ({"prompt_tokens": [4, 8], "limits": 5}, "limits=5: expected a list of limits, like [ttft_ms < 50]"),
+        ({"prompt_tokens": [4, 8], "limits": ["ttft < 5"]}, "'ttft < 5'"),
+        ({"prompt_tokens": [4, 8], "label": ["x"]}, "llm.scaling(['x']): expected a label of one line"),
+        ({"prompt_tokens": [4, 8], "label": "ttft_ms < 5"}, "llm.scaling('ttft_ms < 5'): limits go in limits=[…]"),
+        ({"prompt_tokens": [4, 10_000]}, "has positions for"),
+        ({"concurrency": [1, 2], "prompt_tokens": 8}, "concurrency=2: random:gpt2"),
+    ],
+    ids=str,
+)
+def test_whatever_is_wrong_with_one_size_or_all_is_told_before_anything_is_measured(
+    llm: Llm, given: dict, told: str
+) -> None:
+    with pytest.raises(UsageError, match=re.escape(told)):
+        llm.scaling(**given)
     assert not llm.measured
 
 

@@ -39,11 +39,11 @@ def test_a_size_that_is_no_positive_whole_number_is_refused(name: str, value: ob
     assert str(error.value) == f"{name}={value!r}: expected a whole number of at least 1"
 
 
-@pytest.mark.parametrize("value", [0, -1, True, 1.5, "2", "ALL", [1]])
+@pytest.mark.parametrize("value", [0, -1, True, 1.5, "2", "ALL", [1], 4097, 99999999999])
 def test_threads_that_cannot_be_are_refused(value: object) -> None:
     with pytest.raises(UsageError) as error:
         check((), {"threads": value})
-    assert str(error.value) == f"threads={value!r}: expected a whole number of at least 1, or 'all'"
+    assert str(error.value) == f"threads={value!r}: expected a whole number from 1 to 4096, or 'all'"
 
 
 @pytest.mark.parametrize("value", [1, 4, "all"])

@@ -314,6 +314,15 @@ def test_a_torch_that_shows_no_allocation_events_leaves_memory_unknown(monkeypat
     assert isinstance(track.end, Unknown)
 
 
+def test_a_profiler_of_the_users_own_keeps_what_it_sees_and_leaves_memory_unknown() -> None:
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as own:
+        torch.zeros(2).exp()
+        with Cpu().track_memory() as track:
+            torch.zeros(2)
+    assert track.peak == track.end == Unknown("a profiler of torch is running already", by_chance=True)
+    assert "aten::exp" in {event.name for event in own.events()}
+
+
 def test_tracking_memory_on_cpu_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     with Cpu().track_memory():
         torch.zeros(10)

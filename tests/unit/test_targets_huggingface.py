@@ -253,6 +253,29 @@ def test_a_users_module_is_measured_as_it_is_or_not_at_all(options, message):
         resolve(Plain()).load(options)
 
 
+def test_a_module_on_the_meta_device_is_named_with_what_to_do():
+    with pytest.raises(UsageError, match="Plain is on the meta device, where weights hold nothing: load them"):
+        resolve(Plain().to("meta")).load(LoadOptions())
+
+
+def test_an_encoder_decoder_model_is_told_to_be_none_of_ours():
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2, "vocab_size": 50}
+    model = T5ForConditionalGeneration(T5Config(**sizes))
+    with pytest.raises(UsageError, match=r"is an encoder-decoder model, which is not supported; wrap .* stream\(fn\)"):
+        resolve(model).load(LoadOptions())
+
+
+def test_a_vocabulary_of_special_tokens_alone_is_told_with_the_target_and_a_fix():
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    sizes = {"n_layer": 1, "n_embd": 8, "n_head": 2, "vocab_size": 2, "bos_token_id": 0, "eos_token_id": 1}
+    target = resolve(GPT2LMHeadModel(GPT2Config(**sizes))).load(CPU)
+    with pytest.raises(UsageError, match=r"^GPT2LMHeadModel: a vocabulary of 2 .* special ones; give it a larger"):
+        target.request(Workload(4, 2), 1)
+
+
 @pytest.mark.parametrize("options", [CPU, LoadOptions(), LoadOptions(dtype="float32")])
 def test_options_that_a_users_module_meets_are_no_error(options):
     module = Plain()
