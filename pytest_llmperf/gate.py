@@ -41,7 +41,7 @@ class Gate:
         strict: what fails beside BROKEN and REGRESSED: `new`, `inconclusive`, `conditions`, `versions`.
         comparisons: gating timed comparisons that the run may make.
         recording: what is measured becomes the baseline, and nothing is REGRESSED.
-        force: record also what is BROKEN or was disturbed.
+        force: record also what is BROKEN, and times that were disturbed.
         processes: of which a recorded session is made.
         confirm: what the stored rule alone calls REGRESSED is settled by a duet where it can be.
         explain: what is REGRESSED is told with the operators that grew.

@@ -8,15 +8,15 @@ from typing import Any
 
 from pytest_llmperf import metrics
 from pytest_llmperf.baselines.compare import Baseline, changed_around, compare, since
-from pytest_llmperf.baselines.entries import stored_workload
+from pytest_llmperf.baselines.entries import is_timed, stored_workload, untimed
 from pytest_llmperf.baselines.exact import counted_with
 from pytest_llmperf.baselines.schema import Session
 from pytest_llmperf.duet.compare import PairTaken, compare_pairs
 from pytest_llmperf.gate import Evidence, Gate, recording
 from pytest_llmperf.metrics import Kind, Metric
-from pytest_llmperf.model import Comparison, Explanation, Limit, Result, Row, Unknown, Verdict
+from pytest_llmperf.model import Comparison, Explanation, Limit, Measurement, Result, Row, Unknown, Verdict
 from pytest_llmperf.profiling.explain import Change, Seen, explain
-from pytest_llmperf.profiling.roofline import roofline
+from pytest_llmperf.profiling.roofline import roofline, shares
 from pytest_llmperf.units import short_number
 from pytest_llmperf.verdict.rule import judge_limit, reading
 
@@ -24,7 +24,7 @@ from pytest_llmperf.verdict.rule import judge_limit, reading
 def judge(evidence: Evidence, gate: Gate | None, *, judged: bool = True) -> Result:
     """Limits and comparisons as rows, then every other metric that is known, in the catalogue's order."""
     measurement, limits = evidence.measurement, _limits(evidence)
-    rows = [judge_limit(limit, measurement, judged=judged) for limit in limits]
+    rows = [_with_reason(judge_limit(limit, measurement, judged=judged), measurement) for limit in limits]
     shown = {(row.metric, row.statistic) for row in rows}
     order = list(metrics.CATALOGUE)
     rows += [row for name in order if (name, "median") not in shown and (row := reading(name, measurement))]
@@ -54,6 +54,12 @@ def _limits(evidence: Evidence) -> Sequence[Limit]:
 
 
 NO_FAILURES = Limit("failed_share", "median", "<=", 0)
+
+
+def _with_reason(row: Row, measurement: Measurement) -> Row:
+    """A broken limit on a share with what it is a share of."""
+    said = shares(measurement).get(row.metric) if row.verdict is Verdict.BROKEN else None
+    return dataclasses.replace(row, note="; ".join(filter(None, [row.note, said]))) if said else row
 
 
 class _Comparing:
@@ -143,9 +149,14 @@ class _AgainstStored(_Comparing):
     def _told(self, rows: Sequence[Row]) -> dict[str, Any]:
         return {
             "since": tuple(since(self.baseline, self.head[0])),
-            "recording": recording(self.evidence.key, self.evidence.measurement, self.head),
+            "recording": recording(self.evidence.key, self.evidence.measurement, self._recorded()),
             "unfit": self._unfit(broken=any(row.verdict is Verdict.BROKEN for row in rows)),
+            "disturbed": self.disturbance,
         }
+
+    def _recorded(self) -> Sequence[Session]:
+        """What a baseline keeps of head: no times of what was disturbed."""
+        return self.head if self.gate.force or not self.disturbance else list(map(untimed, self.head))
 
     def _unfit(self, *, broken: bool) -> str:
         if self.gate.force:
@@ -154,7 +165,7 @@ class _AgainstStored(_Comparing):
             return "it breaks a limit"
         if self.gate.recording and self.evidence.unconfirmed:
             return f"measured in {len(self.head)} of {self.gate.processes} processes: {self.evidence.unconfirmed}"
-        return self.disturbance
+        return ""
 
     def _compared(self, metric: Metric, missing: Unknown | None) -> Comparison | None:
         found = compare(metric, self.baseline, self.head, self.rules, missing)
@@ -178,9 +189,10 @@ class _AgainstStored(_Comparing):
         ):
             found = dataclasses.replace(found, verdict=Verdict.INCONCLUSIVE)  # the mean of both would hide who did it
         if found.verdict is Verdict.INCONCLUSIVE and not found.quiet and again:
-            readings = [session.metrics[metric.name].median for session in again if metric.name in session.metrics]
-            shown = ", ".join(map(short_number, readings)) or "nothing"
-            return found.with_note(f"{shown} when measured again")
+            first, *others = (session.metrics.get(metric.name) for session in self.head)
+            shown = ", ".join(short_number(reading.median) for reading in others if reading) or "nothing"
+            before = short_number(first.median) if first else "nothing"
+            return found.with_note(f"{before}, then {shown} when measured again")
         return self._confirmed(metric, found) if found.verdict is Verdict.REGRESSED else found
 
     def _sides(self) -> tuple[Sequence[Session], Sequence[Session]]:
@@ -212,7 +224,7 @@ class _AgainstStored(_Comparing):
 def commit_to_confirm(evidence: Evidence, gate: Gate) -> tuple[str, str]:
     """The commit that a stored baseline was recorded at, if a duet with it would tell the same; else why not."""
     comparing = _AgainstStored(evidence, gate)
-    stored = [*comparing.baseline.exact, *comparing.baseline.sessions][-1]
+    stored = [session for session in comparing.baseline.sessions if is_timed(session)][-1]
     if not stored.commit:
         return "", ""
     if stored.dirty:

@@ -103,6 +103,8 @@ class Expression:
             number = math.inf
         if not math.isfinite(number):
             raise ValueError(f"{shown}: a limit must be a finite number of {self._metric.unit}")
+        if self._metric.unit == "share" and not 0 <= number <= 1:
+            raise ValueError(f"{shown}: {self._metric.name} is a share, and its limit lies between 0 and 1")
         return Limit(self._metric.name, self._statistic, symbol, number)
 
 

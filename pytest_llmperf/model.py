@@ -777,6 +777,13 @@ class Comparison:
     unfinished: bool = False
     cause: str = ""
 
+    @property
+    def head(self) -> float | None:
+        """What a change with a spread is taken to: all processes of head, where it had several."""
+        if self.base is None or self.change is None or self.spread is None:
+            return None
+        return self.base * (1 + self.change)
+
     def with_note(self, note: str, **changes: Any) -> Comparison:
         """The same with one more remark."""
         return dataclasses.replace(self, note="; ".join(filter(None, [self.note, note])), **changes)
@@ -876,6 +883,8 @@ class Result:
     """What a baseline stores of it."""
     unfit: str = ""
     """Why it should not be recorded."""
+    disturbed: str = ""
+    """What kept the machine busy meanwhile, so that its times decide nothing."""
     unconfirmed: str = ""
     """Why no fresh process measured it again."""
     against: str = ""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 import signal
+from collections.abc import Mapping
 
 MIB = 2**20
 
@@ -44,9 +45,22 @@ def fraction(value: object) -> float:
 
 def short_number(value: float) -> str:
     """At least three significant digits, thousands grouped; from a billion on with a prefix: `7.21 T`."""
-    for prefix, size in _PREFIXES.items():
+    return _prefixed(value, _PREFIXES) or _without_prefix(value)
+
+
+def brief_number(value: float) -> str:
+    """As `short_number`, with a prefix from a million on: `18.4 M`."""
+    return _prefixed(value, {**_PREFIXES, "M": 1e6}) or _without_prefix(value)
+
+
+def _prefixed(value: float, prefixes: Mapping[str, float]) -> str:
+    for prefix, size in prefixes.items():
         if abs(value) >= size:
             return f"{value / size:,.{decimals(value / size)}f}".removesuffix(".00") + f" {prefix}"
+    return ""
+
+
+def _without_prefix(value: float) -> str:
     if value == int(value):
         return f"{int(value):,}"
     if abs(value) < 1e-3:

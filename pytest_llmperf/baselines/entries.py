@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pytest_llmperf.baselines.compare import learned
 from pytest_llmperf.baselines.exact import counted_with, exact_folder, is_exact, said
 from pytest_llmperf.baselines.schema import MOST_SESSIONS, Entry, Recording, Session
+from pytest_llmperf.metrics import CATALOGUE, Kind
 from pytest_llmperf.mixes import identity
 from pytest_llmperf.model import Workload, plain
 
@@ -54,8 +55,26 @@ def timeless(session: Session) -> Session:
     return session.model_copy(update={"times": {}})
 
 
+def is_timed(session: Session) -> bool:
+    """Whether it tells of time."""
+    return any(map(_is_time, session.metrics))
+
+
+def untimed(session: Session) -> Session:
+    """The same without times: the rest does not depend on how busy the machine was."""
+    return timeless(_only(session, lambda name: not _is_time(name)))
+
+
+def _only(session: Session, wanted: Callable[[str], bool]) -> Session:
+    return session.model_copy(update={"metrics": {name: r for name, r in session.metrics.items() if wanted(name)}})
+
+
+def _is_time(metric: str) -> bool:
+    return metric in CATALOGUE and CATALOGUE[metric].kind is Kind.TIMED
+
+
 def merged(old: Entry | None, new: Entry, *, append: bool, exact: bool) -> Entry:
-    """The entry that is stored from now on.
+    """The entry that is stored from now on. Where the new one tells of no time, the times of the old one stay.
 
     Args:
         old: what was stored of the same workload.
@@ -67,6 +86,9 @@ def merged(old: Entry | None, new: Entry, *, append: bool, exact: bool) -> Entry
         return new
     if append:
         return old.model_copy(update={"sessions": times_once([*old.sessions, *new.sessions])[-MOST_SESSIONS:]})
+    if not any(map(is_timed, new.sessions)):
+        times = [_only(session, _is_time) for session in old.sessions if is_timed(session)]
+        return old.model_copy(update={"sessions": [*times, *new.sessions][-MOST_SESSIONS:]})
     return new.model_copy(update={"learned": learned(old)})
 
 

@@ -68,7 +68,8 @@ def device_name(device: str) -> str:
         return device.removeprefix(_SERVED)
     if device == "mps":
         return f"{cpu_model()} GPU"
-    return f"{cpu_model()}, {_short(cores())} cores"
+    count = cores()
+    return f"{cpu_model()}, {_short(count)} core{'s' * (count != 1)}"
 
 
 def hardware(device: str) -> str:

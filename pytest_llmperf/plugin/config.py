@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,9 @@ import pytest
 
 from pytest_llmperf.errors import UsageError, did_you_mean
 from pytest_llmperf.options import OPTIONS, choose
+
+WIDTH = "llmperf_width"
+"""Where a worker of xdist finds in its `workerinput` how wide the terminal is."""
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -55,6 +59,14 @@ def _folder(config: pytest.Config, name: str) -> Path:
     given = config.getoption(OPTIONS[name].ini, None) is not None
     start = config.invocation_params.dir if given else config.rootpath
     return Path(start, option(config, name)).absolute()
+
+
+def width(config: pytest.Config) -> int:
+    """Of the terminal, 80 columns where there is none; a worker of xdist is told its controller's."""
+    told = getattr(config, "workerinput", {}).get(WIDTH)
+    if told or not config.pluginmanager.has_plugin("terminalreporter"):
+        return int(told or shutil.get_terminal_size().columns)
+    return config.get_terminal_writer().fullwidth
 
 
 def check_options(config: pytest.Config) -> None:

@@ -20,7 +20,7 @@ from pytest_llmperf.metrics import CATALOGUE, Kind
 from pytest_llmperf.model import Measurement, Result, Row, plain
 from pytest_llmperf.plugin.again import FreshProcesses
 from pytest_llmperf.plugin.child import CHILD, Child
-from pytest_llmperf.plugin.config import baselines_folder, is_recording, option, traces_folder
+from pytest_llmperf.plugin.config import baselines_folder, is_recording, option, traces_folder, width
 from pytest_llmperf.plugin.items import FIXTURES, hiding_fixture, key_of, measures, variant_of
 from pytest_llmperf.plugin.marks import levels_of
 from pytest_llmperf.plugin.opposite import OPPOSITE, Opposite, checked_out
@@ -145,7 +145,7 @@ class Running:
         broken = [result for result in results if result.fails]
         if broken:
             item.stash[FAILED_HERE] = True
-            pytest.fail("\n\n".join(failure_text(result) for result in broken), pytrace=False)
+            pytest.fail("\n\n".join(failure_text(result, width(self._config)) for result in broken), pytrace=False)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
@@ -179,12 +179,15 @@ class Running:
             missing_device = isinstance(error, DeviceMissingError)
             if self._config.get_verbosity() >= 2 and not missing_device:
                 raise
-            message = str(error)
+            message = f"{error}{_OR_SKIP * missing_device}"
         finally:
             self._progress("")
         if missing_device and option(self._config, "missing_device") == "skip":
             raise pytest.skip.Exception(message, _use_item_location=True) from None
         raise pytest.fail.Exception(message, pytrace=False) from None
+
+
+_OR_SKIP = ", and ini llmperf_missing_device=skip skips such tests here"
 
 
 def _results(item: pytest.Item) -> list[Result]:
@@ -208,7 +211,7 @@ def _tell(item: pytest.Item, result: Result, *, with_section: bool) -> None:
     if with_section:
         from pytest_llmperf.reports.terminal import full_text
 
-        item.add_report_section("call", "llmperf", full_text(result))
+        item.add_report_section("call", "llmperf", full_text(result, width(item.config)))
     label = result.key.removeprefix(key_of(item)).removeprefix("::")
     properties: list[tuple[str, object]] = [
         (_property(label, row), row.value) for row in result.rows if row.value is not None
@@ -223,7 +226,7 @@ def _tell_profiles(item: pytest.Item) -> None:
     from pytest_llmperf.reports.terminal import profile_text
 
     for profile in item.stash[LLM].profiles if LLM in item.stash else []:
-        item.add_report_section("call", "llm.profile()", profile_text(profile))
+        item.add_report_section("call", "llm.profile()", profile_text(profile, width(item.config)))
 
 
 def _property(label: str, row: Row) -> str:

@@ -127,11 +127,16 @@ class Seen:
         if prune:
             for hardware, modules in stale.items():
                 store.prune(hardware, modules)
-        unfit = {result.key: result.unfit for result in results if result.unfit} if recording else {}
+        told = results if recording else []
+        unfit = {result.key: result.unfit for result in told if result.unfit}
+        kept = [] if option(self._config, "force") else [result for result in told if not result.unfit]
+        untimed = {result.key: result.disturbed for result in kept if result.disturbed}
         names = [
             f"{module}::{name}" for modules in stale.values() for module, tests in modules.items() for name in tests
         ]
-        self._recorded = Recorded(tuple(changes), unfit, tuple(dict.fromkeys(names)), pruned=prune, done=recording)
+        self._recorded = Recorded(
+            tuple(changes), unfit, untimed, tuple(dict.fromkeys(names)), pruned=prune, done=recording
+        )
 
     def _stale(self, store: Store, results: Sequence[Result], *, prune: bool) -> dict[str, dict[str, list[str]]]:
         """By hardware and module, the stored tests that are surely no more.

@@ -18,6 +18,8 @@ from typing import Any
 
 import pytest
 
+from pytest_llmperf.plugin.config import WIDTH, width
+
 FOLDER = "llmperf_folder"
 """Where a worker finds the run's folder in its `workerinput`."""
 GROUPS = "groups.json"
@@ -45,6 +47,7 @@ class Controller:
         node.workerinput[FOLDER] = str(self._folder)
         node.workerinput[RECORDED] = self._begun
         node.workerinput[CALL] = call_of(self._config)
+        node.workerinput[WIDTH] = width(self._config)
 
     @pytest.hookimpl(optionalhook=True, trylast=True)
     def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> object | None:

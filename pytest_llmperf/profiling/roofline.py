@@ -127,15 +127,21 @@ def _other_products(measurement: Measurement) -> Unknown | None:
 
 def findings(measurement: Measurement) -> list[str]:
     """What the roofline says of a measurement, a sentence each; nothing of what is unknown."""
+    below = roofline(measurement).impossible
+    impossible = [f"{each}: faster than this machine can be, an error of llmperf" for each in below]
+    return [*shares(measurement).values(), *impossible]
+
+
+def shares(measurement: Measurement) -> dict[str, str]:
+    """What is to be said of `mbu` and `mfu`, where they are known."""
     roof, ceilings = roofline(measurement), measurement.ceilings
     decode = _finding("decode reads weights and cache", "bandwidth", measurement, "mbu", ceilings.bandwidth, "GB/s")
     prefill = _finding("prefill computes", "rate", measurement, "mfu", ceilings.flop_rate, "GFLOP/s")
-    lines = [
-        f"{said}; {floor.metric} is {short_number(floor.distance)} times its floor, which {floor.bound_by} sets"
-        for said, floor in ((decode, roof.tpot), (prefill, roof.of_prefill))
+    return {
+        metric: f"{said}; {floor.metric} is {short_number(floor.distance)} times its floor, which {floor.bound_by} sets"
+        for metric, said, floor in (("mbu", decode, roof.tpot), ("mfu", prefill, roof.of_prefill))
         if said and isinstance(floor, Floor)
-    ]
-    return [*lines, *(f"{below}: faster than this machine can be, an error of llmperf" for below in roof.impossible)]
+    }
 
 
 def _finding(does: str, what: str, measurement: Measurement, metric: str, most: float | Unknown, unit: str) -> str:

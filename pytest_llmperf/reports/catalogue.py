@@ -7,12 +7,12 @@ from pytest_llmperf.reports.table import Cell, Column, Table
 from pytest_llmperf.reports.terminal import table_text
 
 _NAMES = ("metric", "unit", "better", "kind", "sample", "gates", "definition")
-_WIDE_ONLY = ("better", "kind", "sample")
+_SPARE = ("better", "kind", "sample")
 
 
 def catalogue_text(width: int, colour: bool) -> str:
     """The catalogue for a terminal."""
-    columns = [Column(name, wide_only=name in _WIDE_ONLY) for name in _NAMES]
+    columns = [Column(name, spare=name in _SPARE, text=name == "definition") for name in _NAMES]
     table = Table("", "", tuple(columns), [tuple(map(Cell, _cells(metric))) for metric in CATALOGUE.values()])
     return table_text(table, width, colour)
 

@@ -15,11 +15,11 @@ SHARES_COUNT = "under the profiler, which slows small operators down: shares cou
 _LONGEST_NAME = 50
 """As attention's on CPU; compiled graphs are named by hashes, of which nobody reads more."""
 _OPERATORS = (
-    Column("is", whole=True),
-    Column("calls", right=True, whole=True),
-    Column("host ms", right=True, whole=True),
-    Column("device ms", right=True, whole=True),
-    Column("share", right=True, whole=True),
+    Column("is"),
+    Column("calls", right=True),
+    Column("host ms", right=True),
+    Column("device ms", right=True),
+    Column("share", right=True),
 )
 
 
@@ -48,9 +48,9 @@ def split_table(phases: Mapping[str, Phase]) -> Table:
     outside = "idle" if any(phase.on_device for phase in phases.values()) else "Python"
     names = {**{role.value: role.value for role in Role}, "outside": outside}
     columns = (
-        Column("where the time went", whole=True),
-        Column("ms", right=True, whole=True),
-        *(Column(name, right=True, whole=True) for name in names.values()),
+        Column("where the time went"),
+        Column("ms", right=True),
+        *(Column(name, right=True) for name in names.values()),
     )
     table = Table("", "", columns)
     for (name, phase), share in zip(phases.items(), shares, strict=True):

@@ -16,6 +16,7 @@ class Recorded:
 
     Args:
         unfit: key → why it was not recorded.
+        untimed: key → why its times were not.
         stale: stored tests that no longer exist.
         pruned: the stale ones were dropped.
         done: the run was to record.
@@ -24,6 +25,7 @@ class Recorded:
 
     changes: Sequence[Change] = ()
     unfit: Mapping[str, str] = field(default_factory=dict)
+    untimed: Mapping[str, str] = field(default_factory=dict)
     stale: Sequence[str] = ()
     pruned: bool = False
     done: bool = False
@@ -62,10 +64,19 @@ def remarks(recorded: Recorded) -> list[str]:
         lines.append(f"baselines: {', '.join(counts)}")
     for key, reason in recorded.unfit.items():
         lines.append(f"not recorded: {key}: {reason} ({recorded.force} records it all the same)")
+    if recorded.untimed:
+        lines.append(
+            f"times not recorded, counts and memory only: {_few(list(recorded.untimed))}: "
+            f"{_few(list(dict.fromkeys(recorded.untimed.values())), 2)} ({recorded.force} records them all the same)"
+        )
     if recorded.stale:
-        shown = ", ".join(recorded.stale[:5]) + (", …" if len(recorded.stale) > 5 else "")
+        shown = _few(recorded.stale)
         new = any(change.kind == "new" for change in recorded.changes)
         fix = "dropped" if recorded.pruned else "pytest --llmperf-prune drops them"
         hint = "; renamed, if they are the new ones" if new and not recorded.pruned else ""
         lines.append(f"{len(recorded.stale)} stale: {shown}: no such tests ({fix}{hint})")
     return lines
+
+
+def _few(names: Sequence[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (", …" if len(names) > most else "")

@@ -41,10 +41,8 @@ _NOISE = (
     Column("between processes", right=True),
     Column("between sessions", right=True),
     Column("pairs", right=True),
-    Column(""),
+    Column("", text=True),
 )
-_COMPARED = (*COMPARED[:-1], Column(""))
-"""Remarks stand in every width: they are told nowhere else."""
 
 
 def tables(contents: Contents, *, in_full: bool = False) -> list[Table]:
@@ -117,7 +115,7 @@ def _module(module: str, hardware: str, known: Mapping[str, Stored]) -> Table:
         Column("tokens", right=True),
         Column("sessions", right=True),
         Column("recorded"),
-        Column("commit", wide_only=True),
+        Column("commit", spare=True),
         *(Column(_short(name), True, number >= _MOST_METRICS_IN_SHORT) for number, name in enumerate(shown)),
     )
     table = Table(module, hardware, columns)
@@ -239,7 +237,7 @@ def _against(each: Compared, rows: Sequence[Row]) -> Table:
         each.hardware,
         f"{_count(_sittings(base), 'session')} against {_sittings(head)}",
     ]
-    table = Table(each.key, " · ".join(told), _COMPARED)
+    table = Table(each.key, " · ".join(told), COMPARED)
     for row in rows:
         table.rows.append(compared_row(row))
         if note := long_note(row):

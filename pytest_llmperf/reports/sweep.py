@@ -20,7 +20,7 @@ _FIGURES: Mapping[str, tuple[str, str]] = {
     "requests/s": ("requests_per_s", "median"),
     "goodput/s": ("goodput_per_s", "median"),
 }
-_WIDE_ONLY = ("itl p99", "requests/s")
+_SPARE = ("itl p99", "requests/s")
 _CURVE = 16
 """Characters of its longest bar."""
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
@@ -53,10 +53,10 @@ def sweep_tables(steps: Sequence[Step], by: str, target: str) -> list[Table]:
         by: `concurrency` or `request_rate`.
     """
     columns = (
-        Column(by.removeprefix("request_"), right=True, whole=True),
-        *(Column(name, right=True, whole=True, wide_only=name in _WIDE_ONLY) for name in _FIGURES),
-        Column("verdict", whole=True),
-        Column("ttft"),
+        Column(by.removeprefix("request_"), right=True),
+        *(Column(name, right=True, spare=name in _SPARE) for name in _FIGURES),
+        Column("verdict"),
+        Column("", spare=True),
     )
     table = Table(target, "", columns)
     ordered = sorted(steps, key=lambda step: step.load)

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 from pytest_llmperf.metrics import CATALOGUE
 from pytest_llmperf.model import Comparison, Grown, Result, Row, Verdict, Workload, subject
-from pytest_llmperf.units import percent, plus_minus, short_number
-from pytest_llmperf.verdict.rule import worse
+from pytest_llmperf.units import brief_number, percent, plus_minus, short_number
+from pytest_llmperf.verdict.rule import EXACT, worse
 
 NOT_JUDGED = "not judged"
 SMALLER = (
@@ -31,6 +31,8 @@ class Cell:
     verdict: Verdict | None = None
     """Colours the cell, where the writer has colours."""
     dim: bool = False
+    short: str | None = None
+    """What it says where room is short."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +40,12 @@ class Column:
     name: str
     right: bool = False
     """Numbers are aligned right."""
-    wide_only: bool = False
+    spare: bool = False
     """Left out where room is short."""
-    whole: bool = False
-    """Never broken over lines."""
+    remark: bool = False
+    """Then it stands below the table."""
+    text: bool = False
+    """May be folded between words."""
 
 
 @dataclass(frozen=True)
@@ -56,33 +60,33 @@ class Table:
 _OVERVIEW = (
     Column("test"),
     Column("tokens", right=True),
-    Column("cold_ttft_ms", right=True, wide_only=True),
+    Column("cold_ttft_ms", right=True, spare=True),
     Column("ttft_ms", right=True),
     Column("tpot_ms", right=True),
-    Column("tokens/s", right=True, wide_only=True),
+    Column("tokens/s", right=True, spare=True),
     Column("peak MiB", right=True),
     Column("verdict"),
 )
 _SHOWN = ("cold_ttft_ms", "ttft_ms", "tpot_ms", "output_tokens_per_s", "peak_memory_mib")
 _DETAILS = (
-    Column("metric", whole=True),
+    Column("metric"),
     Column("measured", right=True),
-    Column("unit"),
+    Column("unit", spare=True),
     Column("limit", right=True),
     Column("verdict"),
-    Column("n", right=True, wide_only=True),
+    Column("n", right=True, spare=True),
 )
 COMPARED = (
-    Column("metric", whole=True),
-    Column("base", right=True, whole=True),
-    Column("head", right=True, whole=True),
-    Column("unit", wide_only=True),
-    Column("change", right=True, whole=True),
-    Column("limit", right=True, whole=True),
-    Column("verdict", whole=True),
-    Column("", wide_only=True),
+    Column("metric"),
+    Column("base", right=True),
+    Column("head", right=True),
+    Column("unit", spare=True),
+    Column("change", right=True),
+    Column("limit", right=True),
+    Column("verdict"),
+    Column("", spare=True, remark=True),
 )
-_GROWN = (Column("operator"), Column("time", right=True, whole=True), Column("calls", right=True, whole=True))
+_GROWN = (Column("operator"), Column("time", right=True), Column("calls", right=True))
 
 
 def overview(results: Sequence[Result]) -> list[Table]:
@@ -108,7 +112,7 @@ def details(result: Result, *, judged_only: bool = False, samples: bool = False)
         if judged_only and row.limit is None and (not compared or row.comparison is None):
             continue
         table.rows.append(compared_row(row) if compared else _row(row))
-        notes = [row.note, long_note(row) if compared else ""]
+        notes = [row.note, long_note(row) if compared else "", _of_limit(row) if compared else ""]
         table.notes.extend(f"{row_name(row)}: {note}" for note in notes if note)
         if samples and len(row.values) > 1:
             table.notes.append(f"{row_name(row)} samples: {_in_short(row.values)}")
@@ -176,17 +180,33 @@ def _row(row: Row) -> tuple[Cell, ...]:
 
 def compared_row(row: Row) -> tuple[Cell, ...]:
     comparison = row.comparison
-    base = figure(comparison.base) if comparison and comparison.base is not None else Cell("")
+    base = comparison.base if comparison else None
+    head = _head(row)
+    blurred = base is not None and head is not None and base != head and brief_number(base) == brief_number(head)
+    note = _note(row)
     return (
         Cell(row_name(row)),
-        base,
-        figure(row.value),
+        Cell("") if base is None else _briefly(figure(base), None if blurred else base),
+        _briefly(figure(head), None if blurred else head),
         Cell(row.unit, dim=True),
-        Cell(_change(comparison) if comparison else ""),
+        _changed(comparison),
         Cell(row.limit or ""),
         _verdict(row),
-        Cell(_note(row) if _fits(_note(row)) else "", dim=True),
+        Cell(note if _fits(note) else "", dim=True, short="" if row.verdict is Verdict.OK or note == EXACT else None),
     )
+
+
+def _briefly(cell: Cell, value: float | None) -> Cell:
+    """The cell of a figure, with fewer digits where room is short; None keeps them all."""
+    return cell if value is None else dataclasses.replace(cell, short=brief_number(value))
+
+
+def _head(row: Row) -> float | None:
+    """What the change is taken from: of times all that head's processes measured, and not the first of them alone."""
+    comparison = row.comparison
+    if comparison is None or comparison.head is None:
+        return row.value
+    return comparison.head
 
 
 def _note(row: Row) -> str:
@@ -206,22 +226,47 @@ def _fits(note: str) -> bool:
 _SHORT_NOTE = 28
 
 
+def _of_limit(row: Row) -> str:
+    """What a limit was judged on, where a comparison of several processes shows another figure."""
+    head = _head(row)
+    if row.limit is None or row.value is None or head is None or abs(row.value - head) <= _ALIKE * abs(head):
+        return ""
+    return f"the limit is held to {short_number(row.value)} {row.unit}, of the first process alone"
+
+
+_ALIKE = 0.05
+"""A share of a figure by which another is as good as the same."""
+
+
 def _change(comparison: Comparison) -> str:
     """`+10.0 % ± 1.1`; nothing where there is no change to speak of."""
     if comparison.change is None or comparison.quiet or (comparison.spread is None and not comparison.change):
         return ""
     shown = percent(comparison.change, signed=True, exact=comparison.spread is None)
+    return f"{shown} {_spread(comparison)}".rstrip()
+
+
+def _spread(comparison: Comparison) -> str:
     if comparison.spread is None:
-        return shown
-    lost = comparison.spread > max(1.0, abs(comparison.change))  # its figure would say no more
-    return f"{shown} ± {'>100' if lost else f'{100 * comparison.spread:.{int(comparison.spread < 0.0995)}f}'}"
+        return ""
+    lost = comparison.spread > max(1.0, abs(comparison.change or 0.0))  # its figure would say no more
+    return f"± {'>100' if lost else f'{100 * comparison.spread:.{int(comparison.spread < 0.0995)}f}'}"
+
+
+def _changed(comparison: Comparison | None) -> Cell:
+    """What cannot be told from no change says how far it can not, where the verdict has no room for that."""
+    if comparison is None:
+        return Cell("")
+    if comparison.quiet and comparison.spread is not None:
+        return Cell("", dim=True, short=f"{_spread(comparison)} %")
+    return Cell(_change(comparison))
 
 
 def _verdict(row: Row) -> Cell:
     if row.limit is None and row.comparison is None:
         return Cell("")
     if row.comparison is not None and _is_quiet(row):
-        return Cell(row.comparison.note, dim=True)
+        return Cell(row.comparison.note, dim=True, short=row.comparison.note.partition(" (")[0])
     return verdict_cell(row.verdict)
 
 
@@ -251,13 +296,17 @@ def failure(result: Result) -> str:
 
 
 def _failing(row: Row) -> str:
-    value = "not measured" if row.value is None else f"{short_number(row.value)} {row.unit}"
-    if row.verdict is Verdict.BROKEN or row.comparison is None:
-        return f"{row_name(row)} {value}" + (f" (limit {row.limit})" if row.limit else "")
     comparison = row.comparison
+    if row.verdict is Verdict.BROKEN or comparison is None:
+        value = "not measured" if row.value is None else f"{short_number(row.value)} {row.unit}"
+        return f"{row_name(row)} {value}" + (f" (limit {row.limit})" if row.limit else "")
+    base = "" if comparison.base is None else short_number(comparison.base)
+    head = _head(row)
+    if head is None:
+        return f"{row_name(row)} {base} {row.unit} in the baseline, {comparison.note}"
     reasons = ", ".join(filter(None, [_change(comparison), comparison.note]))
-    base = f"{short_number(comparison.base)} → " if comparison.base is not None else ""
-    return f"{row_name(row)} {base}{value}" + (f" ({reasons})" if reasons else "")
+    value = f"{base}{' → ' * bool(base)}{short_number(head)} {row.unit}"
+    return f"{row_name(row)} {value}" + (f" ({reasons})" if reasons else "")
 
 
 def advice(result: Result) -> list[str]:
@@ -319,8 +368,27 @@ def hints(results: Sequence[Result], update: str = UPDATE) -> list[str]:
     undecided = Counter(result.undecided for result in results if any(_is_open(row) for row in result.rows))
     lines += [f"{count} undecided: {reason}" for reason, count in undecided.items() if reason]
     noisy = [result for result in results if not result.unconfirmed and any(_is_noisy(row) for row in result.rows)]
-    lines += dict.fromkeys(SURER if result.against else SMALLER for result in noisy)
-    return lines
+    lines += dict.fromkeys(SURER if result.against else SMALLER for result in noisy if not result.disturbed)
+    return [*lines, *_disturbed(results)]
+
+
+def _disturbed(results: Sequence[Result]) -> list[str]:
+    """That times decide nothing in what was measured while disturbed, where one of them might have."""
+    unsure = [each for each in results if each.disturbed and any(_is_unsure_in_time(row) for row in each.rows)]
+    if not unsure:
+        return []
+    told = "; ".join(list(dict.fromkeys(result.disturbed for result in unsure))[:_MOST_REASONS])
+    return [
+        f"{len(unsure)} measured while disturbed ({told}): times do not gate there; a quieter machine helps, or "
+        f"--llmperf-against=REF, which measures base in the same minutes"
+    ]
+
+
+_MOST_REASONS = 2
+
+
+def _is_unsure_in_time(row: Row) -> bool:
+    return row.verdict is Verdict.INCONCLUSIVE and row.comparison is not None and row.comparison.spread is not None
 
 
 def _is_noisy(row: Row) -> bool:

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import Literal
 
-from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
-from rich.table import Table as RichTable
 from rich.text import Text
 
-from pytest_llmperf.model import Profile, Result, Verdict
+from pytest_llmperf.model import Profile, Result
+from pytest_llmperf.reports.grid import Grid, grids
 from pytest_llmperf.reports.profile import profile_tables
 from pytest_llmperf.reports.recorded import Recorded, changed, remarks
 from pytest_llmperf.reports.table import (
     UPDATE,
-    Cell,
     Table,
     advice,
     beside_profile,
@@ -31,37 +28,20 @@ from pytest_llmperf.reports.table import (
 )
 from pytest_llmperf.reports.variants import side_by_side
 
-WIDE = 100
-"""Columns from which on the less important ones are shown."""
-_PLAIN_WIDTH = 100
-"""Width of texts that are stored with a result and read anywhere."""
-_STYLES = {
-    Verdict.BROKEN: "bold red",
-    Verdict.REGRESSED: "bold red",
-    Verdict.INCONCLUSIVE: "yellow",
-    Verdict.NEW: "cyan",
-    Verdict.IMPROVED: "bold green",
-    Verdict.OK: "green",
-}
+
+def failure_text(result: Result, width: int) -> str:
+    """What failed in one line, which pytest's summary repeats, then what was judged of that measurement."""
+    table = _text(Group(_rendered(details(result, judged_only=True), width), *_reasons(result, width)), width)
+    operators = ["", _text(_profile(result.profile, width, beside_profile(result)), width)] if result.profile else []
+    return "\n".join([failure(result), table, *(f"  {line}" for line in advice(result)), *operators])
 
 
-def failure_text(result: Result) -> str:
-    """What failed in one line, then what was judged of that measurement, as plain text."""
-    told = [_rendered(details(result, judged_only=True), _PLAIN_WIDTH), *_reasons(result, _PLAIN_WIDTH)]
-    table = _text(Group(*told))
-    return "\n".join([failure(result), table, *(f"  {line}" for line in advice(result)), *_profile_text(result)])
+def full_text(result: Result, width: int) -> str:
+    """Every metric of a measurement, as plain text; its operators stand in the summary."""
+    return _text(_rendered(details(result), width), width)
 
 
-def full_text(result: Result) -> str:
-    """Every metric of a measurement, as plain text."""
-    return "\n".join([_text(_rendered(details(result), _PLAIN_WIDTH)), *_profile_text(result)])
-
-
-def _profile_text(result: Result) -> list[str]:
-    return ["", _text(_profile(result.profile, _PLAIN_WIDTH, beside_profile(result)))] if result.profile else []
-
-
-def profile_text(profile: Profile, width: int = _PLAIN_WIDTH) -> str:
+def profile_text(profile: Profile, width: int) -> str:
     """The operators of a profile that was taken by itself, as plain text."""
     title = f"{profile.target} · {shape(profile.workload)}"
     return _text(Group(Text(title, overflow="fold"), _profile(profile, width)), width)
@@ -70,7 +50,7 @@ def profile_text(profile: Profile, width: int = _PLAIN_WIDTH) -> str:
 def _profile(profile: Profile, width: int, beside: Sequence[str] = ()) -> RenderableType:
     """Below the table of its measurement."""
     told = profile_tables(profile, beside=beside)
-    parts = [part for table in told for part in (Text(""), _rendered(table, width))]
+    parts = [part for table in told for part in (Text(""), _rendered(table, width - 2))]
     return _indented(Group(*parts[1:]), 2)
 
 
@@ -99,21 +79,23 @@ def summary(
     if verbosity > 0:
         for result in results:
             parts += [_rendered(details(result, samples=verbosity > 1), width), *_reasons(result, width), Text("")]
-            parts += [_profile(result.profile, width, beside_profile(result)), Text("")] if result.profile else []
+            parts += _operators(result, width)
     else:
         for result in results:
-            if result.profile and not result.fails:  # else the failure's text has it
-                parts += [
-                    Text(result.key, style="bold"),
-                    _profile(result.profile, width, beside_profile(result)),
-                    Text(""),
-                ]
+            if operators := _operators(result, width):
+                parts += [Text(result.key, style="bold"), *operators]
     for table in side_by_side(results):
-        parts += [_rendered(table, width), Text("")]
+        parts += [_rendered(table, width, tell_left_out=True), Text("")]
     if recorded and (table := changed(recorded)).rows:
-        parts += [_grid(table, width), Text("")]
+        parts += [*_grid(table, width).lines, Text("")]
     told = [*said, *([] if recorded and recorded.done else hints(results, update))]
     return _text(Group(*parts, line, *(Text(remark, overflow="fold") for remark in told)), width, colour)
+
+
+def _operators(result: Result, width: int) -> list[RenderableType]:
+    """Of whatever no failure has told already."""
+    told = result.fails and not result.expected_to_fail
+    return [_profile(result.profile, width, beside_profile(result)), Text("")] if result.profile and not told else []
 
 
 def tables_text(tables: Sequence[Table], remarks: Sequence[str], width: int, colour: bool) -> str:
@@ -130,34 +112,25 @@ def standard_output() -> tuple[bool, int]:
 
 def table_text(table: Table, width: int, colour: bool) -> str:
     """One bare table."""
-    return _text(_grid(table, width), width, colour)
+    return _text(Group(*_grid(table, width).lines), width, colour)
 
 
 def _overview(tables: Sequence[Table], width: int) -> list[RenderableType]:
-    """The tables of all modules, their columns of one width, so that figures stand below each other."""
-    widths = {
-        column.name: max([len(column.name), *(len(row[index].text) for table in tables for row in table.rows)])
-        for index, column in enumerate(tables[0].columns)
-        if index > 0
-    }
-    return [_module(table, widths, width) for table in tables]
+    """The tables of all modules, set alike."""
+    below = (_indented(Group(*grid.lines, Text(""))) for grid in grids(tables, width - 2))
+    return [Group(Text(table.title, style="bold"), grid) for table, grid in zip(tables, below, strict=True)]
 
 
-def _module(table: Table, widths: dict[str, int], width: int) -> RenderableType:
-    rendered = _grid(table, width)
-    for column in rendered.columns:
-        column.width = widths.get(str(column.header))
-    rendered.expand = True
-    rendered.columns[0].ratio = 1  # all room left over goes to the name
-    return Group(Text(table.title, style="bold"), Padding(rendered, (0, 0, 1, 2)))
-
-
-def _rendered(table: Table, width: int) -> RenderableType:
+def _rendered(table: Table, width: int, *, tell_left_out: bool = False) -> RenderableType:
     parts: list[RenderableType] = [Text(table.title, style="bold", overflow="fold")] if table.title else []
     parts += [_indented(Text(table.subtitle, style="dim", overflow="fold"))] if table.subtitle else []
     below = 2 if table.title else 0
-    parts += [_indented(_grid(table, width), below)] if table.rows else []
-    parts += [_indented(Text(note, overflow="fold"), below) for note in table.notes]
+    grid = _grid(table, width - below)
+    notes = [*grid.remarks, *table.notes]
+    if tell_left_out and grid.left_out:
+        notes.append(f"-v or a wider terminal shows {', '.join(grid.left_out)}")
+    parts += [_indented(Group(*grid.lines), below)] if table.rows else []
+    parts += [_indented(Text(note, overflow="fold"), below) for note in notes]
     return Group(*parts)
 
 
@@ -166,7 +139,7 @@ def _reasons(result: Result, width: int) -> list[RenderableType]:
     parts: list[RenderableType] = []
     for table in explained(result):
         parts += [_indented(Text(table.title, overflow="fold"))] if table.title else []
-        parts += [_indented(_indented(_grid(table, width, header=False)))] if table.rows else []
+        parts += [_indented(Group(*_grid(table, width - 4, header=False).lines), 4)] if table.rows else []
         parts += [_indented(Text(table.subtitle, style="dim", overflow="fold"))] if table.subtitle else []
         parts += [_indented(Text(note, overflow="fold")) for note in table.notes]
     return parts
@@ -176,25 +149,11 @@ def _indented(content: RenderableType, columns: int = 2) -> Padding:
     return Padding(content, (0, 0, 0, columns))
 
 
-def _grid(table: Table, width: int, *, header: bool = True) -> RichTable:
-    """The table's columns and rows, without the columns that there is no room for or nothing in."""
-    there = [index for index, column in enumerate(table.columns) if width >= WIDE or not column.wide_only]
-    kept = [index for index in there if not table.rows or any(row[index].text for row in table.rows)]
-    rendered = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, show_header=header, header_style="dim")
-    for index in kept:
-        column = table.columns[index]
-        justify: Literal["left", "right"] = "right" if column.right else "left"
-        rendered.add_column(column.name, justify=justify, overflow="fold", no_wrap=column.whole)
-    for row in table.rows:
-        rendered.add_row(*(_styled(row[index]) for index in kept))
-    return rendered
+def _grid(table: Table, width: int, *, header: bool = True) -> Grid:
+    return grids([table], width, header=header)[0]
 
 
-def _styled(cell: Cell) -> Text:
-    return Text(cell.text, style=_STYLES[cell.verdict] if cell.verdict else "dim" if cell.dim else "")
-
-
-def _text(content: RenderableType, width: int = _PLAIN_WIDTH, colour: bool = False) -> str:
+def _text(content: RenderableType, width: int, colour: bool = False) -> str:
     buffer = io.StringIO()
     console = Console(
         file=buffer,

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 
-from pytest_llmperf.model import Result
+from pytest_llmperf.model import Result, Row
 from pytest_llmperf.reports.table import Cell, Column, Table, figure
 from pytest_llmperf.units import short_number
 
 _SHOWN: Mapping[str, Column] = {
     "ttft_ms": Column("ttft_ms", right=True),
     "tpot_ms": Column("tpot_ms", right=True),
-    "output_tokens_per_s": Column("tokens/s", right=True, wide_only=True),
+    "output_tokens_per_s": Column("tokens/s", right=True),
     "peak_memory_mib": Column("peak MiB", right=True),
-    "flops_per_token": Column("FLOP/token", right=True, wide_only=True),
-    "ops_per_token": Column("ops/token", right=True, wide_only=True),
+    "flops_per_token": Column("FLOP/token", right=True),
+    "ops_per_token": Column("ops/token", right=True),
     "tokens_per_step": Column("tokens/step", right=True),
 }
 _USUAL: Mapping[str, float] = {"tokens_per_step": 1}
@@ -43,19 +44,40 @@ def _without_variant(result: Result) -> str:
 
 
 def _table(test: str, variants: Sequence[Result]) -> Table:
-    figures = [{row.metric: row.value for row in each.rows if row.statistic == "median"} for each in variants]
-    shown = [metric for metric in _SHOWN if any(own.get(metric) not in (None, _USUAL.get(metric)) for own in figures)]
-    columns = [Column("variant", whole=True), *(_SHOWN[metric] for metric in shown)]
-    table = Table(test, f"variants, in proportion to {variants[0].variant}", tuple(columns))
-    for variant, own in zip(variants, figures, strict=True):
-        cells = [_in_proportion(own.get(metric), figures[0].get(metric)) for metric in shown]
+    figures = [{row.metric: row for row in each.rows if row.statistic == "median"} for each in variants]
+    known = {name: [own.get(name) for own in figures] for name in _SHOWN}
+    shown = [name for name, rows in known.items() if any(row and row.value != _USUAL.get(name) for row in rows)]
+    shown.sort(key=lambda name: not _tells_apart(known[name]))
+    columns = [dataclasses.replace(_SHOWN[name], spare=number > 0) for number, name in enumerate(shown)]
+    told = f"variants, in proportion to {variants[0].variant} where their intervals lie apart"
+    table = Table(test, told, (Column("variant"), *columns))
+    for number, variant in enumerate(variants):
+        cells = [_in_proportion(known[name][number], known[name][0]) for name in shown]
         table.rows.append((Cell(variant.variant), *cells))
     return table
 
 
-def _in_proportion(value: float | None, first: float | None) -> Cell:
+def _tells_apart(rows: Sequence[Row | None]) -> bool:
+    """Whether the first and any other lie apart."""
+    return any(_proportion(row, rows[0]) for row in rows[1:])
+
+
+def _in_proportion(row: Row | None, first: Row | None) -> Cell:
     """Twice the first's is `×2.00`; as much goes without saying."""
-    proportion = f"×{value / first:.2f}" if value is not None and first else "×1.00"
-    if value is None or proportion == "×1.00":
-        return figure(value)
-    return Cell(f"{short_number(value)} {proportion}")
+    if row is None or row.value is None:
+        return figure(None)
+    return Cell(f"{short_number(row.value)} {_proportion(row, first)}".rstrip())
+
+
+def _proportion(row: Row | None, first: Row | None) -> str:
+    if row is None or first is None or row.value is None or not first.value or _overlap(row, first):
+        return ""
+    proportion = f"×{row.value / first.value:.2f}"
+    return "" if proportion == "×1.00" else proportion
+
+
+def _overlap(one: Row, other: Row) -> bool:
+    """Whether the 95 % intervals of two have anything in common; what is exact has none."""
+    if one.low is None or one.high is None or other.low is None or other.high is None:
+        return False
+    return one.low <= other.high and other.low <= one.high

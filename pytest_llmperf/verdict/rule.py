@@ -97,6 +97,9 @@ def told_timed(base: float, estimate: Estimate, metric: Metric, tolerance: float
     quiet = verdict is Verdict.INCONCLUSIVE and abs(estimate.change) < math.log1p(tolerance)
     if quiet:
         note = f"no change seen (± {f'{100 * spread:.0f} %' if spread < 1 else 'over 100 %'})"
+    elif verdict is Verdict.INCONCLUSIVE and abs(estimate.change) > estimate.spread:
+        told = Verdict.REGRESSED if estimate.change > 0 else Verdict.IMPROVED
+        note = f"not sure enough to be {told.value}"
     elif verdict is Verdict.INCONCLUSIVE:
         note = "within this machine's noise"
     else:
@@ -106,6 +109,9 @@ def told_timed(base: float, estimate: Estimate, metric: Metric, tolerance: float
 
 _MOST_SPREAD = 100.0
 """Of ln(value): beyond it e^x is no number."""
+
+
+EXACT = "exact"
 
 
 def judge_counted(base: Sequence[float], head: Sequence[float], metric: Metric, versions: str = "") -> Comparison:
@@ -120,11 +126,11 @@ def judge_counted(base: Sequence[float], head: Sequence[float], metric: Metric, 
             seen = " and ".join(map(short_number, sorted(set(readings))))
             return Comparison(Verdict.INCONCLUSIVE, base[-1], change, None, f"unstable: {seen} {whose}")
     if head[0] == base[0]:
-        return Comparison(Verdict.OK, base[0], 0.0, None, "exact")
+        return Comparison(Verdict.OK, base[0], 0.0, None, EXACT)
     if versions:
         return Comparison(Verdict.INCONCLUSIVE, base[0], change, None, f"counted with {versions}", cause="versions")
     is_worse = worse(metric) * (head[0] - base[0]) > 0
-    return Comparison(Verdict.REGRESSED if is_worse else Verdict.IMPROVED, base[0], change, None, "exact")
+    return Comparison(Verdict.REGRESSED if is_worse else Verdict.IMPROVED, base[0], change, None, EXACT)
 
 
 def judge_memory(

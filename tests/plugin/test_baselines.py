@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -57,15 +58,39 @@ def test_what_breaks_a_limit_is_not_recorded_unless_forced(stored: Stored) -> No
     assert stored.names() == {"test_turn"}
 
 
-def test_a_disturbed_measurement_is_not_recorded_unless_forced(stored: Stored, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disturbed_times_are_not_recorded_unless_forced(stored: Stored, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DISTURBED", "others were busy")
     stored.write(TURN)
     result = stored.run("--llmperf-update")
     assert result.ret == OK
-    result.stdout.fnmatch_lines(["not recorded: test_chat.py::test_turn: others were busy (--llmperf-force *"])
+    told = "times not recorded, counts and memory only: test_chat.py::test_turn: others were busy"
+    result.stdout.fnmatch_lines([f"{told} (--llmperf-force *"])
     assert stored.files() == {}
-    stored.run("--llmperf-update", "-o", "llmperf_force=true")
+    forced = stored.run("--llmperf-update", "-o", "llmperf_force=true")
     assert stored.names() == {"test_turn"}
+    assert told not in forced.stdout.str()
+
+
+def test_of_a_disturbed_measurement_counts_and_memory_are_recorded(
+    stored: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored.record(MODEL)
+    [before] = stored.sessions("test_model")
+    stored.change(weights_mib=0.5, peak_memory_mib=0.5)
+    monkeypatch.setenv("DISTURBED", "others were busy")
+    result = stored.run("--llmperf-update")
+    assert result.ret == OK
+    result.stdout.fnmatch_lines(["baselines: 1 updated, *", "times not recorded, counts and memory only: *"])
+    kept, new = stored.sessions("test_model")
+    assert kept["metrics"] == {name: before["metrics"][name] for name in ("ttft_ms", "tpot_ms")}
+    assert new["metrics"] == {name: r for name, r in before["metrics"].items() if name not in kept["metrics"]}
+    result = stored.run("-v")
+    assert result.ret == OK
+    assert re.search(r"weights_mib .* OK", result.stdout.str())
+    assert re.search(r"peak_memory_mib .* OK", result.stdout.str())
+    monkeypatch.delenv("DISTURBED")
+    stored.run("--llmperf-update")
+    assert len(stored.sessions("test_model")) == 1
 
 
 @pytest.mark.parametrize("mark", ["", "@pytest.mark.xfail"])

@@ -131,7 +131,7 @@ def test_the_reason_shown_is_what_a_reason_looks_like() -> None:
     hints = explain(Change(waits(1), waits(2))).hints
     copies = Grown("aten::copy_", (24, 48), (0.10, 0.71))
     told = Explanation({"decode": (copies, Grown("aten::_local_scalar_dense", (1, 2), (0.02, 0.15)))}, hints)
-    text = failure_text(Result("test_chat.py::test_turn", "gpt2", Workload(), "cpu", 3, (), explanation=told))
+    text = failure_text(Result("test_chat.py::test_turn", "gpt2", Workload(), "cpu", 3, (), explanation=told), 120)
     assert " ".join(text_block("explanations.md").text.split()) in " ".join(text.split())
 
 
@@ -149,7 +149,10 @@ def lines_of(page: str) -> list[str]:
     return text_block(page).text.splitlines()
 
 
-def test_the_failure_shown_is_what_a_failure_looks_like(suite: pytest.Pytester) -> None:
+def test_the_failure_shown_is_what_a_failure_looks_like(
+    suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
     block = text_block("README.md")
     shown_test = blocks("python")[0].text
     suite.makepyfile(test_chat=shown_test.replace("tpot_ms < 200", "tpot_ms < 0.005"))

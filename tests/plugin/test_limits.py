@@ -276,7 +276,7 @@ def test_chat(llm):
 
 def test_limits_that_hold_do_not_hide_one_that_breaks_under_another_label(suite: pytest.Pytester) -> None:
     suite.makepyfile(
-        HEAD
+        test_labels=HEAD
         + """
 @llm_perf(ALWAYS, model=FAST)
 def test_chat(llm):
@@ -287,7 +287,7 @@ def test_chat(llm):
     result = suite.runpytest()
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
-        ["test_*.py::test_chat::bad", "*good*NEW*", "*bad*BROKEN*", "2 measured: 1 broken, 1 new"]
+        ["test_labels.py::test_chat::bad", "*good*NEW*", "*bad*BROKEN*", "2 measured: 1 broken, 1 new"]
     )
 
 

@@ -53,8 +53,16 @@ def test_always_shows_operators_below_every_table(suite: pytest.Pytester) -> Non
 
 
 def test_always_with_verbose_shows_them_below_the_metrics_of_each(suite: pytest.Pytester) -> None:
-    _, report = parts(run(suite, ONE_OF_EACH, "--llmperf-profile=always", "-v"))
-    assert report.count(SHOWN) == 2
+    failed, report = parts(run(suite, ONE_OF_EACH, "--llmperf-profile=always", "-v"))
+    assert (failed.count(SHOWN), report.count(SHOWN)) == (1, 1), "a failure has told its own"
+
+
+@pytest.mark.parametrize("verbosity", ["-v", "-rP"])
+def test_operators_of_a_test_that_fails_by_itself_are_shown_once(suite: pytest.Pytester, verbosity: str) -> None:
+    text = "@llm_perf(model=TINY, prompt_tokens=8, output_tokens=4)\ndef test_chat(llm):\n    llm.measure()\n"
+    result = run(suite, f"{text}    assert 0\n", "--llmperf-profile=always", verbosity)
+    result.assert_outcomes(failed=1)
+    assert result.stdout.str().count(SHOWN) == 1
 
 
 def test_never_shows_none(suite: pytest.Pytester) -> None:

@@ -116,7 +116,7 @@ def test_a_missing_device_is_an_error_at_setup_that_says_how_to_skip(suite: pyte
     result = run(suite, marked("model=TINY, device='cuda:99'"))
     result.assert_outcomes(errors=1)
     assert_told_plainly(
-        result, "device='cuda:99': torch ", "on this machine; use device='auto'", "llmperf_missing_device=skip"
+        result, "device='cuda:99': torch ", "on this machine; 'auto' takes what is there", "llmperf_missing_device=skip"
     )
 
 

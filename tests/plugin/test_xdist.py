@@ -69,6 +69,20 @@ def test_the_rows_and_verdicts_are_the_same(suite: pytest.Pytester, temp: Path) 
     assert verdicts["test_chat.test_ordinary"] == {}
 
 
+@pytest.mark.parametrize("columns", [80, 130])
+def test_a_failure_is_as_wide_as_the_controllers_terminal(
+    suite: pytest.Pytester, temp: Path, monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    label = "a_label_" * 12
+    suite.makepyfile(test_chat=HEAD + f"@llm_perf(NEVER, model=FAST)\ndef test_bad(llm):\n    llm.measure('{label}')\n")
+    (suite.path / "conftest.py").write_text(
+        "import os\nif 'PYTEST_XDIST_WORKER' in os.environ:\n    del os.environ['COLUMNS']\n"
+    )
+    told = spread(suite).stdout.str()
+    assert (label in told.partition("= llmperf =")[0]) is (columns == 130)
+
+
 def test_collection_errors_are_the_same(suite: pytest.Pytester) -> None:
     suite.makepyfile(test_chat=HEAD + "@llm_perf(rouds=3)\ndef test_chat(llm):\n    llm.measure()\n")
     result = spread(suite)

@@ -918,3 +918,18 @@ def test_a_file_is_read_once_for_a_run_and_anew_before_it_is_changed(folder, mon
     assert next(counted) == 0
     store.record([recording(KEY, session(9.0))], append=False)
     assert tpots(folder, "tests/test_chat.py::since") == [8.0]
+
+
+def test_an_update_without_times_keeps_those_that_are_stored(store: Store) -> None:
+    store.record([recording(KEY, session(tpot=8.0, peak_memory_mib=4.0, recorded="1"))], append=False)
+    store.record([recording(KEY, session(tpot=None, peak_memory_mib=5.0, recorded="2"))], append=False)
+    found = store.find(KEY, CPU, "cpu", WORKLOAD)
+    assert [(each.recorded, list(each.metrics)) for each in found.sessions] == [
+        ("1", ["tpot_ms"]),
+        ("2", ["peak_memory_mib"]),
+    ]
+    store.record([recording(KEY, session(tpot=None, peak_memory_mib=6.0, recorded="3"))], append=False)
+    found = store.find(KEY, CPU, "cpu", WORKLOAD)
+    assert [each.recorded for each in found.sessions] == ["1", "3"]
+    store.record([recording(KEY, session(tpot=9.0, peak_memory_mib=6.0, recorded="4"))], append=False)
+    assert [each.recorded for each in store.find(KEY, CPU, "cpu", WORKLOAD).sessions] == ["4"]

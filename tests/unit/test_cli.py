@@ -271,3 +271,12 @@ def test_a_workload_of_a_grid_that_cannot_be_served_costs_only_itself(run):
     assert "1 measured" in out
     assert "300→2" in err
     assert "has positions for 256 tokens" in err
+
+
+@pytest.mark.parametrize("command", ["measure", "profile", "calibrate"])
+def test_help_speaks_of_no_marks(capsys, command):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    out = " ".join(capsys.readouterr().out.split())
+    assert "auto, cpu, cuda, cuda:1 or mps" in out
+    assert "mark" not in out

@@ -148,6 +148,7 @@ def test_the_hardware_of_gpus_names_each_model_and_how_many_whatever_their_order
     ("count", "key", "name"),
     [
         (2.0, "cpu-amd-epyc-7763-2c", "AMD EPYC 7763, 2 cores"),
+        (1, "cpu-amd-epyc-7763-1c", "AMD EPYC 7763, 1 core"),
         (1.5, "cpu-amd-epyc-7763-1.5c", "AMD EPYC 7763, 1.5 cores"),
         (0.25, "cpu-amd-epyc-7763-0.25c", "AMD EPYC 7763, 0.25 cores"),
         (100, "cpu-amd-epyc-7763-100c", "AMD EPYC 7763, 100 cores"),

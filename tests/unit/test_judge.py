@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pytest_llmperf import metrics
+from pytest_llmperf import mbu, metrics
 from pytest_llmperf.baselines.schema import Recording
 from pytest_llmperf.baselines.store import Store
 from pytest_llmperf.gate import Evidence, Gate, recording
 from pytest_llmperf.judge import judge
 from pytest_llmperf.model import (
+    Ceilings,
     Counts,
     Environment,
     Explanation,
@@ -25,6 +27,7 @@ from pytest_llmperf.model import (
     Result,
     Round,
     Trace,
+    Work,
     Workload,
 )
 from pytest_llmperf.profiling.explain import NOT_KEPT
@@ -92,3 +95,17 @@ def test_an_explanation_that_fails_is_told_and_the_verdict_stands(
     result = judged(tmp_path, measured(1), measured(2))
     assert result.fails
     assert result.explanation == Explanation(missing="it could not be explained: OverflowError: too large")
+
+
+def test_a_broken_limit_on_a_share_says_of_what() -> None:
+    known = measured(1)
+    counts = dataclasses.replace(
+        known.counts, decode_work=Work(1e6, 1e6), prefill_work=Work(1e7, 1e6), cache_growth=10.0
+    )
+    ceilings, memory = Ceilings(1e9, 1e9), dataclasses.replace(known.memory, kv_cache=2**10)
+    slow = metrics.summarize(dataclasses.replace(known, counts=counts, ceilings=ceilings, memory=memory))
+    limits = (mbu > 0.9, mbu > 0.0001)
+    evidence = Evidence(KEY, slow, dataclasses.replace(Settings(), limits=limits))
+    broken, held = (row for row in judge(evidence, None).rows if row.metric == "mbu")
+    assert re.match(r"decode reads weights and cache at .* of this machine's bandwidth", broken.note)
+    assert held.note == ""

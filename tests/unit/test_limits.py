@@ -14,6 +14,7 @@ import pytest_llmperf
 from pytest_llmperf import (
     itl_ms,
     load_s,
+    mbu,
     output_tokens_per_s,
     peak_memory_mib,
     tpot_ms,
@@ -96,6 +97,15 @@ def test_a_limit_against_a_limit_is_refused() -> None:
 def test_a_bound_that_is_not_finite_is_refused(bound: float) -> None:
     with pytest.raises(ValueError, match=r"ttft_ms >= .*: a limit must be a finite number of ms"):
         ttft_ms >= bound  # noqa: B015  # the point of the test
+
+
+@pytest.mark.parametrize("bound", [5, 1.5, 1.0001, -0.1])
+def test_a_bound_that_no_share_can_have_is_refused(bound: float) -> None:
+    with pytest.raises(ValueError, match=rf"^mbu > {bound}: mbu is a share, and its limit lies between 0 and 1$"):
+        mbu > bound  # noqa: B015  # the point of the test
+    with pytest.raises(UsageError, match=rf"^'mfu.min > {bound}': .*mfu is a share"):
+        parse(f"mfu.min > {bound}")
+    assert ((mbu > 1).bound, (mbu <= 0).bound, parse("mbu > 0.5 share").bound) == (1.0, 0.0, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -352,7 +362,7 @@ def test_a_metric_with_one_value_per_measurement_has_no_percentiles() -> None:
 
 _limits = st.builds(
     Limit,
-    st.sampled_from(sorted(name for name, metric in CATALOGUE.items() if metric.per is not Per.MEASUREMENT)),
+    st.sampled_from(sorted(m.name for m in CATALOGUE.values() if m.per is not Per.MEASUREMENT and m.unit != "share")),
     st.sampled_from(STATISTICS),
     st.sampled_from(["<", "<=", ">", ">="]),
     st.floats(allow_nan=False, allow_infinity=False) | st.integers(0, 10**9).map(float),

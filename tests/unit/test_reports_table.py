@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_llmperf.model import Result, Row, Verdict, Workload
+from pytest_llmperf.model import Comparison, Result, Row, Verdict, Workload
 from pytest_llmperf.reports.table import (
+    SMALLER,
     Cell,
     Table,
     counts,
@@ -218,3 +219,28 @@ def test_a_time_that_cannot_be_is_told_in_one_line() -> None:
     assert hints([_result(OK), doubtful]) == [
         "tests/test_chat.py::test_turn: faster than this machine can be: tpot_ms 4 (floor 10.0)"
     ]
+
+
+def _unsure(**compared) -> Row:
+    comparison = Comparison(Verdict.INCONCLUSIVE, 8.0, **{"change": 0.02, "spread": 0.3, "quiet": True, **compared})
+    return Row("tpot_ms", "median", "ms", 8.2, verdict=Verdict.INCONCLUSIVE, comparison=comparison)
+
+
+def test_what_was_disturbed_is_not_put_down_to_noise() -> None:
+    busy = "other processes kept 1.5 of 2 cores busy"
+    told = (
+        f"2 measured while disturbed ({busy}): times do not gate there; a quieter machine helps, or "
+        f"--llmperf-against=REF, which measures base in the same minutes"
+    )
+    disturbed = [_result(_unsure(), disturbed=busy), _result(_unsure(), disturbed=busy)]
+    assert hints(disturbed) == [told]
+    assert hints([*disturbed, _result(_unsure())]) == [SMALLER, told]
+    assert hints([_result(OK, disturbed=busy)]) == [], "nothing was undecided"
+
+
+def test_what_is_no_longer_measured_is_said_once() -> None:
+    gone = Comparison(Verdict.REGRESSED, 0.879, note="no longer measured: the model returns no cache")
+    row = Row("kv_cache_mib", "median", "MiB", None, verdict=Verdict.REGRESSED, comparison=gone)
+    assert failure(_result(row)) == (
+        "REGRESSED kv_cache_mib 0.879 MiB in the baseline, no longer measured: the model returns no cache"
+    )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 
 from pytest_llmperf.model import Result, Row, Workload
+from pytest_llmperf.reports.terminal import summary
 from pytest_llmperf.reports.variants import side_by_side
 
 FIGURES = {"ttft_ms": 20.0, "tpot_ms": 4.0, "tokens_per_step": 1.0}
@@ -49,8 +51,31 @@ def test_tokens_per_step_are_shown_where_several_come_at_once() -> None:
         result("test_a.py::test_one[plain]", "plain"),
         result("test_a.py::test_one[lookup]", "lookup", tokens_per_step=2.5),
     )[0]
-    assert columns[-1] == "tokens/step"
-    assert [row[-1] for row in rows] == ["1", "2.50 ×2.50"]
+    assert columns == ["variant", "tokens/step", "ttft_ms", "tpot_ms"], "what tells them apart comes first"
+    assert [row[1] for row in rows] == ["1", "2.50 ×2.50"]
+
+
+def test_where_intervals_overlap_there_is_no_proportion() -> None:
+    def measured(variant: str, low: float, value: float, high: float) -> Result:
+        row = Row("ttft_ms", "median", "ms", value, low, high)
+        return Result(f"test_a.py::test_one[{variant}]", "gpt2", Workload(), "cpu", 3, (row,), variant=variant)
+
+    (_, _, rows) = shown(measured("a", 9, 10, 12), measured("b", 11, 13, 14), measured("c", 12.1, 13, 14))[0]
+    assert [row[1] for row in rows] == ["10", "13", "13 ×1.30"]
+
+
+def test_what_a_narrow_terminal_has_no_room_for_is_named() -> None:
+    others = dict.fromkeys(("output_tokens_per_s", "peak_memory_mib", "flops_per_token", "ops_per_token"), 12345.0)
+    changed = {"flops_per_token": 23_456.0, "ops_per_token": 23_456.0}
+    key = "test_a.py::test_one"
+    results = [
+        result(f"{key}[full]", "full", **others),
+        result(f"{key}[half]", "half", number=1, **{**others, **changed}),
+    ]
+    text = summary(results, 60, False, 0)
+    table = text[text.index("variants, in proportion to full") :]
+    assert re.search(r"^  variant +FLOP/token +ops/token +ttft_ms +tpot_ms$", table, re.M), table
+    assert re.search(r"^  -v or a wider terminal shows tokens/s, peak MiB$", table, re.M), table
 
 
 @pytest.mark.parametrize(

@@ -242,6 +242,7 @@ def timed(change: float, error: float, metric: Metric = TTFT) -> Comparison:
         (-0.04, 0.10, Verdict.INCONCLUSIVE, "no change seen (± 22 %)", True),
         (0.06, 0.10, Verdict.INCONCLUSIVE, "within this machine's noise", False),
         (-0.06, 0.10, Verdict.INCONCLUSIVE, "within this machine's noise", False),
+        (0.06, 0.02, Verdict.INCONCLUSIVE, "not sure enough to be REGRESSED", False),
     ],
 )
 def test_a_timed_comparison_says_what_it_saw(
