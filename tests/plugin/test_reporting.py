@@ -261,7 +261,7 @@ def test_a_wide_terminal_shows_throughput_in_the_overview(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "120")
     assert "tokens/s" in summary(run(suite, ONE))[1]
-    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("COLUMNS", "60")
     assert "tokens/s" not in summary(run(suite, ONE))[1]
 
 

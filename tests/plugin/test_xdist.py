@@ -77,7 +77,7 @@ def test_a_failure_is_as_wide_as_the_controllers_terminal(
     label = "a_label_" * 12
     suite.makepyfile(test_chat=HEAD + f"@llm_perf(NEVER, model=FAST)\ndef test_bad(llm):\n    llm.measure('{label}')\n")
     (suite.path / "conftest.py").write_text(
-        "import os\nif 'PYTEST_XDIST_WORKER' in os.environ:\n    del os.environ['COLUMNS']\n"
+        "import os\nif 'PYTEST_XDIST_WORKER' in os.environ:\n    os.environ.pop('COLUMNS', None)\n"
     )
     told = spread(suite).stdout.str()
     assert (label in told.partition("= llmperf =")[0]) is (columns == 130)

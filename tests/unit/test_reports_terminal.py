@@ -259,16 +259,16 @@ def test_short_times_are_shown_with_more_digits() -> None:
 
 def test_a_row_without_times_among_others_says_why() -> None:
     grown = {"decode": (Grown("aten::copy_", (24, 48), (0.1, 0.71)), Grown("aten::eq", (1, 2)))}
-    text = failure_text(_explained(Explanation(grown)))
+    text = failure_text(_explained(Explanation(grown)), 100)
     assert "    aten::eq      too short to tell     1 → 2 calls" in text
 
 
 def test_operators_are_told_with_the_time_of_a_token_without_the_profiler() -> None:
     profile = Profile.of("gpt2", Workload(512, 128), phase(addmm=4), phase(addmm=4))
     told = dataclasses.replace(_explained(Explanation()), profile=profile)
-    assert "without it tpot_ms is 8.93" in failure_text(told)
-    assert "this is one of them" not in failure_text(told)
-    assert "this is one of them" in failure_text(dataclasses.replace(told, explanation=Explanation(GROWN)))
+    assert "without it tpot_ms is 8.93" in failure_text(told, 100)
+    assert "this is one of them" not in failure_text(told, 100)
+    assert "this is one of them" in failure_text(dataclasses.replace(told, explanation=Explanation(GROWN)), 100)
 
 
 def test_what_misses_operators_says_so_dimly() -> None:

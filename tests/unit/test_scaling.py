@@ -111,7 +111,9 @@ def test_anything_but_one_list_of_different_sizes_is_an_error(keywords: dict, me
 
 
 @pytest.mark.parametrize(
-    "given", [[8, 16], (8, 16), range(8, 17, 8), {8, 16}, iter([8, 16]), np.array([8, 16]), [np.int64(8), 16]], ids=str
+    "given",
+    [[8, 16], (8, 16), range(8, 17, 8), {8, 16}, iter([8, 16]), np.array([8, 16]), [np.int64(8), 16]],
+    ids=["list", "tuple", "range", "set", "iterator", "array", "numbers of numpy"],
 )
 def test_any_list_will_do(given: object) -> None:
     name, sizes = sizes_of({"prompt_tokens": given, "batch_size": 2})
