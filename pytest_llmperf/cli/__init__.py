@@ -54,13 +54,14 @@ def _parser() -> argparse.ArgumentParser:
     measuring = commands.add_parser(
         "measure",
         help="measure a model and print a table",
-        description="Measure TARGET: a Hub id, a local folder, or random:TYPE?option=value. "
+        description="Measure TARGET: a Hub id, a local folder, random:TYPE?option=value, or a server's url. "
         "Sizes may be lists, and every combination is measured.",
     )
     measuring.add_argument("target", metavar="TARGET")
     measuring.add_argument("--prompt-tokens", type=_sizes, default=[128], metavar="N[,N…]")
     measuring.add_argument("--output-tokens", type=_sizes, default=[32], metavar="N[,N…]")
     measuring.add_argument("--batch-size", type=_sizes, default=[1], metavar="N[,N…]")
+    measuring.add_argument("--concurrency", type=_sizes, default=[1], metavar="N[,N…]", help="of a server")
     measuring.add_argument("--prompt", metavar="TEXT", help="text instead of --prompt-tokens; measures tokenization")
     _add_options(measuring, "device", "dtype", "threads", "rounds", "max_time")
     measuring.add_argument(

@@ -35,7 +35,8 @@ def metrics(parsed: argparse.Namespace) -> int:
 def measure(parsed: argparse.Namespace) -> int:
     check_folder("--json", parsed.json)
     sizes = {"prompt_tokens": parsed.prompt_tokens, "output_tokens": parsed.output_tokens}
-    workloads = grid({**sizes, "batch_size": parsed.batch_size}, parsed.prompt)
+    at_once = {"batch_size": parsed.batch_size, "concurrency": parsed.concurrency}
+    workloads = grid({**sizes, **at_once}, parsed.prompt)
     defaults = Defaults(parsed.device, parsed.dtype, parsed.threads, parsed.rounds, parsed.max_time)
     console = Console(stderr=True)
     with console.status("starting") as status:

@@ -98,7 +98,16 @@ def test_a_price_gives_the_cost_of_tokens(suite: pytest.Pytester) -> None:
         suite.runpytest("-o", "llmperf_price_per_hour=3.6").assert_outcomes(passed=1)
 
 
-# llmperf sweep
+# llmperf measure and llmperf sweep
+
+
+def test_a_server_is_measured_without_a_test(capsys: pytest.CaptureFixture[str]) -> None:
+    with serving(Model()) as url:
+        sizes = ["--prompt-tokens", "8", "--output-tokens", "3", "--rounds", "3", "--concurrency", "1,2"]
+        assert main(["measure", f"{url}?model=tiny", *sizes]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if "8→3" in line]
+    assert [line[0] for line in lines] == ["8→3", "8→3"]
+    assert "at once" in " ".join(lines[1])
 
 
 def _sweep(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
