@@ -32,7 +32,7 @@ from pytest_llmperf.profiling.traces import trace_file, untraced
 from pytest_llmperf.rates import is_objective
 from pytest_llmperf.scaling import SIZES, Scaling, sizes_of
 from pytest_llmperf.settings import Level, Settings, check, merge
-from pytest_llmperf.targets import LoadOptions, Reference, Target, resolve
+from pytest_llmperf.targets import LoadOptions, Reference, Served, Target, resolve
 from pytest_llmperf.targets.cache import TargetCache
 from pytest_llmperf.verdict.rule import straddles
 from pytest_llmperf.verdict.statistics import interval, supported
@@ -151,6 +151,8 @@ class Session:
         finally:
             self.progress("")
         conditions = _UNWATCHED if self.against is not None else watch.seen
+        if isinstance(target, Served):
+            conditions = dataclasses.replace(conditions, foreign=_SERVER_TOO)
         evidence.measurement = dataclasses.replace(measurement, conditions=conditions)
         return evidence
 
@@ -161,7 +163,7 @@ class Session:
         result = judge(evidence, self.gate, judged=not self.defaults.smoke)
         broken = any(row.verdict is Verdict.BROKEN for row in result.rows)
         shown = {"always": not self.defaults.smoke, "on-failure": broken, "never": False}
-        if not shown[self.defaults.profile]:
+        if not shown[self.defaults.profile] or evidence.measurement.served:
             return result
         counts = evidence.measurement.counts
         profile = Profile.of(result.target, result.workload, counts.prefill, counts.decode)
@@ -186,6 +188,7 @@ class Session:
 
 
 _BASE_TOO = Unknown("base worked meanwhile")
+_SERVER_TOO = Unknown("the server is another process itself")
 _UNWATCHED = Conditions(_BASE_TOO, _BASE_TOO)
 NOT_MEASURED = Measurement(target="", workload=Settings().workload, rounds=())
 

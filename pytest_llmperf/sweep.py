@@ -22,6 +22,8 @@ def most_borne(bears: Mapping[float, bool]) -> float | None:
 def search(bears: Callable[[float], bool], most: float, *, whole: bool) -> None:
     """Try loads until the most that is borne is known: doubled while it is, then halfway between the two, by ratio.
 
+    Where the first is not borne, no lower one is tried: at a low rate a single round takes minutes.
+
     Args:
         bears: measures at a load.
         most: is never exceeded.
@@ -34,18 +36,14 @@ def search(bears: Callable[[float], bool], most: float, *, whole: bool) -> None:
             return
         load = min(2 * good, most)
     bad = load
-    while bad > CLOSE * good:
-        between = math.sqrt(good * bad) if good else bad / 2
+    while good and bad > CLOSE * good:
+        between = math.sqrt(good * bad)
         load = math.floor(between) if whole else float(f"{between:.3g}")
-        if whole and load in (0, good):
+        if load == good:
             load = good + 1
-        if load >= bad or (not whole and load < LEAST_RATE):
+        if load >= bad:
             return
         if bears(load):
             good = load
         else:
             bad = load
-
-
-LEAST_RATE = 0.05
-"""One request in twenty seconds: no slower load is tried."""

@@ -42,12 +42,17 @@ def sweep(parsed: argparse.Namespace) -> int:
         llm = Llm(session, reference.id, [level])
         steps: list[Step] = []
         bears = _measuring(llm, by, steps)
-        if asked:
-            for load in asked:
-                bears(load)
-        else:
-            most = float(parsed.most or (MOST_CONCURRENT if by == "concurrency" else MOST_RATE))
-            search(bears, most, whole=by == "concurrency")
+        try:
+            if asked:
+                for load in asked:
+                    bears(load)
+            else:
+                most = float(parsed.most or (MOST_CONCURRENT if by == "concurrency" else MOST_RATE))
+                search(bears, most, whole=by == "concurrency")
+        except KeyboardInterrupt:  # what was measured stands
+            if not steps:
+                raise
+            print("llmperf: interrupted; what was measured until then:", file=sys.stderr)
         session.targets.clear()
     if parsed.json is not None:
         text = sweep_record(steps, by)

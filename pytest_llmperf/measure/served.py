@@ -32,7 +32,9 @@ def notes(target: Served, rounds: Sequence[Round]) -> tuple[str, ...]:
             f"{_ms(lag)}; send less from one process"
         )
     if late:
-        said.append(f"the client sent {len(late)} requests later than they were due, by up to {_ms(max(late))}")
+        said.append(
+            f"the client sent {len(late)} request{'s' * (len(late) != 1)} later than due, by up to {_ms(max(late))}"
+        )
     return tuple(said)
 
 

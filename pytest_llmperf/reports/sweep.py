@@ -42,7 +42,7 @@ class Step:
 
     @property
     def borne(self) -> bool:
-        """Whether every limit was kept, and known to be."""
+        """Whether every limit was kept, and known to be; where there is none, whether requests were answered."""
         return self.result is not None and self.result.verdict in (Verdict.OK, None)
 
 
@@ -68,7 +68,8 @@ def sweep_tables(steps: Sequence[Step], by: str, target: str) -> list[Table]:
         if step.missing:
             table.notes.append(f"{by} {short_number(step.load)}: {step.missing}")
         table.notes.extend(step.result.notes if step.result else ())
-    table.notes[:] = [*dict.fromkeys(table.notes), finding(ordered, by)]
+    limited = any(step.result is None or step.result.verdict is not None for step in ordered)
+    table.notes[:] = [*dict.fromkeys(table.notes), *([finding(ordered, by)] if limited else [])]
     return [table]
 
 

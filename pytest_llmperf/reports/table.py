@@ -282,7 +282,7 @@ def subtitle(result: Result) -> str:
         [
             *target,
             workload.mix or f"{workload.prompt_tokens} → {workload.output_tokens} tokens",
-            pace(workload) or f"batch {workload.batch_size}",
+            *filter(None, [pace(workload) or ("" if workload.mix else f"batch {workload.batch_size}")]),
             result.device,
             f"{result.rounds} round{'s' * (result.rounds != 1)}",
         ]
@@ -352,7 +352,7 @@ def hints(results: Sequence[Result], update: str = UPDATE) -> list[str]:
     lines = [
         f"{result.key}: faster than this machine can be: {result.impossible}" for result in results if result.impossible
     ]
-    lines += [f"{result.key}: {note}" for result in results for note in result.notes]
+    lines += _noted(results)
     stored = [result for result in results if not result.against]
     if new := dict.fromkeys(result.new for result in stored if result.new):
         lines.append(f"NEW: {'; '.join(new)} ({update} records what is measured)")
@@ -370,6 +370,15 @@ def hints(results: Sequence[Result], update: str = UPDATE) -> list[str]:
     noisy = [result for result in results if not result.unconfirmed and any(_is_noisy(row) for row in result.rows)]
     lines += dict.fromkeys(SURER if result.against else SMALLER for result in noisy if not result.disturbed)
     return [*lines, *_disturbed(results)]
+
+
+def _noted(results: Sequence[Result]) -> list[str]:
+    """What is to be known of figures; of several results once."""
+    keys: dict[str, list[str]] = {}
+    for result in results:
+        for note in result.notes:
+            keys.setdefault(note, []).append(result.key)
+    return [f"{of[0] if len(of) == 1 else f'{len(of)} tests'}: {note}" for note, of in keys.items()]
 
 
 def _disturbed(results: Sequence[Result]) -> list[str]:

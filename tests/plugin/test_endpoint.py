@@ -7,6 +7,7 @@ import json
 import pytest
 
 from pytest_llmperf.cli import main
+from pytest_llmperf.session import Llm
 from tests.models import Model, serving
 from tests.servers import answers
 
@@ -135,6 +136,44 @@ def test_a_sweep_says_what_breaks_and_fails_where_nothing_is_borne(capsys: pytes
         status, out, _ = _sweep(capsys, url, "--limit", "ttft_ms < 0.000001", "--most", "8")
     assert status == 1
     assert "no load was borne; at 1: BROKEN ttft_ms" in " ".join(out.split())
+
+
+def test_a_sweep_that_is_interrupted_shows_what_it_measured(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = Llm.measure
+
+    def interrupted(self: Llm, label: str, **asked: int) -> object:
+        if asked["concurrency"] > 2:
+            raise KeyboardInterrupt
+        return measured(self, label, **asked)
+
+    monkeypatch.setattr(Llm, "measure", interrupted)
+    with serving(Model()) as url:
+        status, out, err = _sweep(capsys, url, "--limit", "ttft_ms < 60000")
+    assert status == 0
+    assert "interrupted" in err
+    assert "the most that keeps the limits: concurrency 2" in out
+
+
+def test_a_sweep_without_limits_only_measures(capsys: pytest.CaptureFixture[str]) -> None:
+    with serving(Model()) as url:
+        status, out, _ = _sweep(capsys, url, "--concurrency", "2,1")
+    assert status == 0
+    assert "limits" not in out
+
+
+def test_a_server_that_works_beside_the_client_is_no_foreign_load(suite: pytest.Pytester) -> None:
+    with serving(Model()) as url:
+        _suite(suite, url, TWO_AT_ONCE + "    assert m.conditions.foreign.reason\n")
+        suite.runpytest().assert_outcomes(passed=1)
+
+
+def test_what_is_noted_of_several_tests_is_said_once(suite: pytest.Pytester) -> None:
+    with serving(Model(refused=["ignore_eos"])) as url:
+        _suite(suite, url, TWO_AT_ONCE + TWO_AT_ONCE.replace("test_two", "test_again"))
+        result = suite.runpytest()
+    result.stdout.fnmatch_lines(["2 tests: the server refuses ignore_eos*"])
 
 
 def test_a_sweep_measures_the_rates_that_it_is_given(capsys: pytest.CaptureFixture[str]) -> None:

@@ -140,7 +140,7 @@ def test_of_many_models_the_first_are_named():
 
 @pytest.mark.parametrize("page", [{"data": []}, {}, [], {"data": [{"name": "x"}]}])
 def test_a_server_that_names_no_model_is_an_error(page):
-    assert "has no model that it would name; name one as model=" in refused(Model(pages={"/v1/models": page}))
+    assert "has no model by its own account; name one as model=" in refused(Model(pages={"/v1/models": page}))
 
 
 def test_a_model_that_is_named_needs_no_list():
@@ -154,7 +154,7 @@ def test_a_model_that_is_named_needs_no_list():
 def test_no_connection_is_an_error_that_says_so():
     with serving(Model()) as url:
         pass
-    with pytest.raises(TargetError, match=f"{url}: no connection .*; is the server running"):
+    with pytest.raises(TargetError, match=f"{url}/models: no connection .*; is the server running"):
         loaded(url)
 
 

@@ -72,7 +72,7 @@ def test_a_client_that_cannot_keep_up_is_noted() -> None:
 
 
 def test_requests_that_were_sent_late_are_noted() -> None:
-    assert "sent 6 requests later than they were due, by up to 25 ms" in measured(sent_late=0.025).notes[1]
+    assert "sent 6 requests later than due, by up to 25 ms" in measured(sent_late=0.025).notes[1]
 
 
 def test_notes_reach_the_report() -> None:

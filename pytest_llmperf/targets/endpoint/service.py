@@ -97,7 +97,8 @@ def card(reference: Endpoint, client: Client) -> Card:
     cards = {} if isinstance(page, Failure) else _cards(page.json)
     listed = tuple(cards)
     if reference.model is None and isinstance(page, Failure):
-        raise error(reference, page, None)
+        advice = _advice(reference, page.outcome, None) or "; name the model as model="
+        raise TargetError(f"{reference.id}: {reference.url}/models: {page}{advice}")
     if reference.model is None and len(listed) != 1:
         raise TargetError(f"{reference.id}: {reference.url} has {_some(listed)}; name one as model=")
     model = reference.model or listed[0]
@@ -132,7 +133,7 @@ def _advice(reference: Endpoint, outcome: Outcome, card: Card | None) -> str:
 
 def _some(models: Sequence[str]) -> str:
     more = f" and {len(models) - _NAMED} more" if len(models) > _NAMED else ""
-    return ", ".join(models[:_NAMED]) + more if models else "no model that it would name"
+    return ", ".join(models[:_NAMED]) + more if models else "no model by its own account"
 
 
 def _cards(said: Any) -> dict[str, Mapping[str, Any]]:

@@ -31,8 +31,19 @@ def load(reference: Endpoint) -> EndpointTarget:
     """The server, once it has answered.
 
     Raises:
-        TargetError: it does not serve, naming what to do.
+        TargetError: it does not serve, naming what to do; of one that was started for the tests, what it printed.
     """
+    started = serving(reference.url)
+    try:
+        return _load(reference)
+    except TargetError as error:
+        if started is None:
+            raise
+        started.check()
+        raise TargetError(f"{error}\nwhat the server printed is in {started.log}") from error
+
+
+def _load(reference: Endpoint) -> EndpointTarget:
     client = Client(reference.url, _headers(reference), reference.timeout)
     try:
         fields = {name: thawed(value) for name, value in reference.body}
