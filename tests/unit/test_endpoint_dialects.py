@@ -155,6 +155,22 @@ def test_where_only_the_total_is_known_it_stays_a_total() -> None:
     assert (had.arrivals, had.counts, had.tokens, had.output_tokens) == ((11, 12), (), 4, 4)
 
 
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [text("a"), text("b"), text("c"), text("d"), usage(4, 3)],
+        [text("a"), text("b"), text("c"), usage(4, 3), text("d")],
+        [text("a", token_ids=[1, 2, 3]), *(text("b", token_ids=[]) for _ in range(3)), usage(4, 3)],
+        [with_usage("a", 1), with_usage("b", 2), with_usage("c", 3), with_usage("d", 3)],
+    ],
+)
+def test_more_events_than_tokens_are_not_counted(pieces: list[bytes]) -> None:
+    """Their gaps are not those of tokens, whatever the total."""
+    assert read(COMPLETIONS, reply(*pieces, DONE), 4, 3) == Failure(
+        Outcome.UNCOUNTED, "4 events with text, 3 tokens by the server"
+    )
+
+
 def test_a_prompt_of_unknown_length_is_what_the_server_says() -> None:
     assert traced(read(COMPLETIONS, reply(text("a"), usage(7, 1)), None, 1)).prompt_tokens == 7
     assert read(COMPLETIONS, reply(text("a"), DONE), None, 1) == Failure(

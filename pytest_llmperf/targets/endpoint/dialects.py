@@ -100,7 +100,8 @@ class Answer:
 
     Args:
         arrivals: when each event with tokens came.
-        counts: tokens in each of them, where the server shows it.
+        shown: events with text.
+        counts: tokens in each arrival, where the server shows it.
         tokens: in all, where the server shows it.
         prompt_tokens: by the server's usage; None where it sends none.
         finish: why it ended, in the server's word: `length`, `stop`.
@@ -109,6 +110,7 @@ class Answer:
 
     sent: float
     arrivals: tuple[float, ...]
+    shown: int
     counts: tuple[int, ...] = ()
     tokens: int | None = None
     prompt_tokens: int | None = None
@@ -244,6 +246,7 @@ def _answer(sent: float, chunks: Sequence[tuple[float, Chunk]], ended: bool) -> 
     return Answer(
         sent,
         tuple(time for time, _ in counted) or tuple(shown),
+        len(shown),
         tuple(count for _, count in counted),
         total if total is not None or not counted else sum(count for _, count in counted),
         next((chunk.prompt for _, chunk in reversed(chunks) if chunk.prompt is not None), None),
@@ -282,6 +285,8 @@ def _fault(had: Answer, prompt_tokens: int | None, output_tokens: int) -> Failur
     why = f", finish_reason {had.finish!r}" if had.finish else ""
     if tokens < output_tokens and not had.ended:
         return Failure(Outcome.CLOSED, f"the stream ended after {of}")
+    if tokens < had.shown:  # one token over several events, or text that is not in the usage: no gap is a token's
+        return Failure(Outcome.UNCOUNTED, f"{had.shown} events with text, {tokens} tokens by the server")
     if tokens and not had.arrivals:
         return Failure(Outcome.UNCOUNTED, f"the server counts {tokens} tokens and shows none of them")
     if had.tokens is None and tokens != output_tokens and had.finish in ("", "length"):
