@@ -282,6 +282,11 @@ def test_the_key_is_shown_nowhere(connect: Connect, padding: int) -> None:
     assert KEY[:8] not in repr(page.run(page.get("models")))
 
 
+def test_a_key_that_json_escapes_is_shown_nowhere(connect: Connect) -> None:
+    client = connect(answers({"something": 'wrong key sk-"SECRET\\quoted'}, 401), {"X-Key": 'sk-"SECRET\\quoted'})
+    assert post(client).failure == Failure(Outcome.UNAUTHORIZED, 'HTTP 401: {"something": "wrong key ***"}')
+
+
 def test_connections_are_kept(connect: Connect) -> None:
     server = Server(lambda _: streams(DONE))
     client = connect(server)

@@ -225,6 +225,23 @@ def test_what_was_not_asked_for_is_a_failure(pieces: list[bytes], outcome: Outco
     assert read(COMPLETIONS, reply(*pieces), 4, 3) == Failure(outcome, detail)
 
 
+def test_a_reason_to_finish_is_quoted_as_all_words_of_a_server() -> None:
+    key = 'sk-"SECRET\\quoted'
+    pieces = [text("a", finish_reason=f"stop\n {key} {json.dumps(key)} {'x' * 300}"), usage(4, 1)]
+    had = read(COMPLETIONS, Reply(10.0, [(11.0, piece) for piece in pieces], secrets=(key,)), 4, 3)
+    assert isinstance(had, Failure)
+    assert had.detail.startswith("1 of 3 tokens, finish_reason 'stop *** \"***\" xxx")
+    assert len(had.detail) < 250
+
+
+@pytest.mark.parametrize("odd", [True, -1, 1.0, 10**30, "3", None])
+def test_what_can_be_no_count_is_none(odd: object) -> None:
+    said = event({"choices": [], "usage": {"prompt_tokens": odd, "completion_tokens": odd}})
+    had = answer(COMPLETIONS, reply(text("a"), said, DONE))
+    assert not isinstance(had, Failure)
+    assert (had.tokens, had.prompt_tokens) == (None, None)
+
+
 def test_a_failure_of_the_connection_says_how_far_it_came() -> None:
     gone = Failure(Outcome.TIMED_OUT, "no end within 5 s")
     assert read(COMPLETIONS, reply(text("a"), text(""), text("b")[:9], failure=gone), 4, 3) == Failure(
@@ -283,6 +300,7 @@ def test_an_answer_tells_what_a_server_shows() -> None:
         {"choices": [], "usage": "none"},
         {"choices": [], "usage": {"completion_tokens": "3"}},
         {"choices": [{"token_ids": 5}]},
+        {"choices": [{"finish_reason": ["stop"]}]},
         {"type": "ping"},
         "",
     ],

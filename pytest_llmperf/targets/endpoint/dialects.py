@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from pytest_llmperf.model import Failure, Outcome, Trace, Unknown
 from pytest_llmperf.targets.endpoint.events import Event, events
-from pytest_llmperf.targets.endpoint.replies import Reply, complaint
+from pytest_llmperf.targets.endpoint.replies import Reply, complaint, in_a_line
 
 Prompt = str | Sequence[int]
 """Text; or token ids, where the dialect takes them."""
@@ -181,7 +181,7 @@ def answer(dialect: Dialect, reply: Reply) -> Answer | Failure:
             return chunk
     if reply.failure is not None:
         return _cut_off(reply, f"events with text so far: {sum(chunk.text for _, chunk in chunks)}")
-    return _answer(reply.sent, chunks, ended)
+    return _answer(reply, chunks, ended)
 
 
 def read(dialect: Dialect, reply: Reply, prompt_tokens: int | None, output_tokens: int) -> Trace | Failure:
@@ -237,14 +237,14 @@ def _no_stream(reply: Reply) -> Failure:
     return reply.failed(Outcome.MALFORMED, f"no stream of events: {complaint(text)}")
 
 
-def _answer(sent: float, chunks: Sequence[tuple[float, Chunk]], ended: bool) -> Answer:
+def _answer(reply: Reply, chunks: Sequence[tuple[float, Chunk]], ended: bool) -> Answer:
     total = next((chunk.used for _, chunk in reversed(chunks) if chunk.used), None)
     counted = _counted(chunks, total)
     shown = [time for time, chunk in chunks if chunk.text]
     last = chunks[-1][1] if chunks else Chunk()
-    finish = next((chunk.finish for _, chunk in chunks if chunk.finish), "")
+    finish = in_a_line(next((chunk.finish for _, chunk in chunks if chunk.finish), ""), reply.secrets)
     return Answer(
-        sent,
+        reply.sent,
         tuple(time for time, _ in counted) or tuple(shown),
         len(shown),
         tuple(count for _, count in counted),
@@ -341,14 +341,14 @@ class _OpenAi:
         choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
         usage = record.get("usage")
         usage = usage if isinstance(usage, dict) else {}
-        ids = choice.get("token_ids")
+        ids, finish = choice.get("token_ids"), choice.get("finish_reason")
         return Chunk(
             answers=bool(choice),
             text=self._brings_text(choice),
             ids=len(ids) if isinstance(ids, list) else None,
             used=_count(usage.get("completion_tokens")),
             prompt=_count(usage.get("prompt_tokens")),
-            finish=str(choice.get("finish_reason") or ""),
+            finish=finish if isinstance(finish, str) else "",
         )
 
     def _brings_text(self, choice: Mapping[str, Any]) -> bool:
@@ -413,7 +413,11 @@ class Triton:
 
 
 def _count(value: object) -> int | None:
-    return value if isinstance(value, int) and value >= 0 else None
+    """A number of tokens that can be one."""
+    return value if type(value) is int and 0 <= value < _TOO_MANY else None
+
+
+_TOO_MANY = 10**12
 
 
 DIALECTS: Mapping[str, Dialect] = MappingProxyType({it.name: it for it in (Completions(), Chat(), Triton())})

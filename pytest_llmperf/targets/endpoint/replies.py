@@ -47,7 +47,8 @@ def in_a_line(words: str, secrets: Iterable[str] = ()) -> str:
     """A server's words as a message can quote them: without secrets, in one line, and cut."""
     for secret in secrets:
         if len(secret) >= _SHORTEST_SECRET:
-            words = words.replace(secret, "***")
+            for form in (secret, json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]):
+                words = words.replace(form, "***")
     line = re.sub(r"\s+", " ", words).strip()
     return line if len(line) <= _WIDTH else f"{line[: _WIDTH - 1]}…"
 
