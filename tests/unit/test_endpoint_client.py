@@ -131,7 +131,10 @@ def test_a_refusal_is_named_by_its_status(connect: Connect, status: int, outcome
             "application/json",
             "ignore_eos: Extra inputs; Empty",
         ),
+        ({"detail": [{"loc": {"a": 1}, "msg": "x"}, {"loc": 3, "msg": "y"}]}, "application/json", "x; y"),
         ({"something": 1}, "application/json", '{"something": 1}'),
+        ("[" * 600 + "]" * 600, "application/json", "[" * 189 + "…"),
+        ("[" * 100_000, "application/json", "[" * 189 + "…"),
         (
             "<html><head><style>p {}</style><title>502</title></head><body><p>Bad Gateway</p></body></html>",
             "text/html",
@@ -339,10 +342,11 @@ def test_a_page_is_had_with_the_name_of_the_server(connect: Connect) -> None:
 
 
 def test_a_page_that_is_no_json_is_a_page(connect: Connect) -> None:
-    client = connect(answers("ok", kind="text/plain"))
-    page = client.run(client.get("/health"))
-    assert isinstance(page, Page)
-    assert page.json is None
+    for body in ("ok", "[" * 100_000):
+        client = connect(answers(body, kind="text/plain"))
+        page = client.run(client.get("/health"))
+        assert isinstance(page, Page)
+        assert page.json is None
 
 
 def test_a_page_that_is_not_there_is_a_failure(connect: Connect) -> None:

@@ -225,6 +225,18 @@ def test_what_was_not_asked_for_is_a_failure(pieces: list[bytes], outcome: Outco
     assert read(COMPLETIONS, reply(*pieces), 4, 3) == Failure(outcome, detail)
 
 
+@pytest.mark.parametrize("depth", [600, 100_000])
+def test_what_is_nested_without_end_is_malformed(depth: int) -> None:
+    """Whether it is too deep to be read, or only to be told."""
+    deep = "[" * depth + "]" * depth
+    for pieces in ([text("a"), event(deep), DONE], [deep.encode()]):
+        had = read(COMPLETIONS, reply(*pieces), 4, 3)
+        assert isinstance(had, Failure)
+        assert had.outcome is Outcome.MALFORMED
+    had = read(COMPLETIONS, reply(text("a"), event(f'{{"error": {deep}}}')), 4, 3)
+    assert isinstance(had, Failure)
+
+
 def test_a_reason_to_finish_is_quoted_as_all_words_of_a_server() -> None:
     key = 'sk-"SECRET\\quoted'
     pieces = [text("a", finish_reason=f"stop\n {key} {json.dumps(key)} {'x' * 300}"), usage(4, 1)]

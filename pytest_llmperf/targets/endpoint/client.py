@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import time
 import weakref
 from collections.abc import Collection, Coroutine, Mapping
@@ -19,7 +18,7 @@ from yarl import URL
 
 from pytest_llmperf.model import Failure, Outcome
 from pytest_llmperf.targets.endpoint.loop import watched_loop
-from pytest_llmperf.targets.endpoint.replies import Reply, complaint
+from pytest_llmperf.targets.endpoint.replies import Reply, complaint, parsed
 from pytest_llmperf.targets.protocol import Clock
 
 T = TypeVar("T")
@@ -51,10 +50,7 @@ class Page:
     @property
     def json(self) -> Any:
         """Its body as plain data; None where it is no JSON."""
-        try:
-            return json.loads(self.body)
-        except ValueError:
-            return None
+        return parsed(self.body)
 
 
 class Client:

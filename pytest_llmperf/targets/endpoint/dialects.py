@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from pytest_llmperf.model import Failure, Outcome, Trace, Unknown
 from pytest_llmperf.targets.endpoint.events import Event, events
-from pytest_llmperf.targets.endpoint.replies import Reply, complaint, in_a_line
+from pytest_llmperf.targets.endpoint.replies import Reply, complaint, in_a_line, parsed
 
 Prompt = str | Sequence[int]
 """Text; or token ids, where the dialect takes them."""
@@ -202,10 +202,7 @@ _AFTER_A_BEGINNING = (Outcome.CLOSED, Outcome.TIMED_OUT)
 
 
 def _chunk(dialect: Dialect, event: Event, reply: Reply) -> Chunk | Failure:
-    try:
-        record = json.loads(event.data)
-    except ValueError:
-        record = None
+    record = parsed(event.data)
     if not isinstance(record, dict):
         # `transformers serve` puts its message between quotes as it is
         wrong = event.name == "error" or event.data.startswith('{"error"')
@@ -226,10 +223,7 @@ def _no_stream(reply: Reply) -> Failure:
     text = reply.body.decode(errors="replace")
     if not text.strip():
         return reply.failed(Outcome.CLOSED, "an empty answer")
-    try:
-        record = json.loads(text)
-    except ValueError:
-        record = None
+    record = parsed(text)
     if isinstance(record, dict) and record.get("error"):
         return reply.failed(Outcome.STREAM_ERROR, complaint(text))
     if isinstance(record, dict) and ("choices" in record or "text_output" in record):

@@ -55,11 +55,21 @@ def in_a_line(words: str, secrets: Iterable[str] = ()) -> str:
 
 def complaint(body: str) -> str:
     """What a server says is wrong: the message of an error in JSON, in the shapes that are usual, or the bare text."""
-    try:
-        record = json.loads(body)
-    except ValueError:
+    record = parsed(body)
+    if record is None:
         return re.sub(r"(?is)<(script|style).*?</\1>|<[^>]*>", " ", body)
-    return _complaint(record) or body
+    try:
+        return _complaint(record) or body
+    except RecursionError:
+        return body
+
+
+def parsed(text: str | bytes) -> Any:
+    """JSON as plain data; None where it is none, or is nested deeper than anyone means it."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _complaint(said: Any) -> str:
@@ -70,6 +80,7 @@ def _complaint(said: Any) -> str:
     if not isinstance(said, dict):
         return ""
     if "msg" in said:
-        place = ".".join(str(part) for part in said.get("loc") or () if part != "body")
+        parts = said.get("loc")
+        place = ".".join(str(part) for part in parts if part != "body") if isinstance(parts, list) else ""
         return f"{place}: {said['msg']}" if place else str(said["msg"])
     return next((words for name in ("error", "message", "detail") if (words := _complaint(said.get(name)))), "")
