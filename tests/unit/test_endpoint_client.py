@@ -215,6 +215,32 @@ def test_a_server_that_hangs_is_given_up(connect: Connect, script: Script) -> No
     assert reply.failure == Failure(Outcome.TIMED_OUT, "no end within 0.3 s")
 
 
+def flood(status: int) -> Script:
+    async def script(wire: Wire) -> None:
+        await wire.head(status)
+        while True:
+            await wire.send(text("a") * 1_000)
+
+    return script
+
+
+def test_an_answer_without_end_is_not_read_for_ever(connect: Connect) -> None:
+    client = connect(flood(200))
+    reply = client.run(client.post("completions", b"{}", lambda: 0.0, output_tokens=64))
+    assert reply.failure == Failure(Outcome.TOO_LONG, "more than 17 MiB, and no end")
+    assert len(reply.body) < 18 << 20
+    assert client.run(client.get("models")) == Failure(Outcome.TOO_LONG, "more than 16 MiB, and no end")
+    failure = post(connect(flood(500))).failure
+    assert failure is not None
+    assert failure.outcome is Outcome.SERVER_ERROR
+
+
+def test_the_time_holds_while_tokens_come(connect: Connect) -> None:
+    client = connect(flood(200), timeout=0.2)
+    reply = client.run(client.post("completions", b"{}", lambda: 0.0, output_tokens=10**9))
+    assert reply.failure == Failure(Outcome.TIMED_OUT, "no end within 0.2 s")
+
+
 def test_a_server_that_is_not_there_is_an_outcome() -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))  # and listens not

@@ -67,14 +67,15 @@ class Service:
 
     def ask(self, prompts: Sequence[Prompt], output_tokens: int, granted: Collection[str]) -> list[Reply]:
         """What it answers to each of them, whenever it does."""
-        return self.client.run(self._ask([self.body(prompt, output_tokens, granted) for prompt in prompts]))
+        bodies = [self.body(prompt, output_tokens, granted) for prompt in prompts]
+        return self.client.run(self._ask(bodies, output_tokens))
 
-    async def _ask(self, bodies: Sequence[bytes]) -> list[Reply]:
+    async def _ask(self, bodies: Sequence[bytes], output_tokens: int) -> list[Reply]:
         free = asyncio.Semaphore(_AT_ONCE)
 
         async def one(asked: bytes) -> Reply:
             async with free:
-                return await self.client.post(self.path, asked, time.perf_counter)
+                return await self.client.post(self.path, asked, time.perf_counter, output_tokens)
 
         return await asyncio.gather(*map(one, bodies))
 
