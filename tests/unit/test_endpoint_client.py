@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import gc
 import gzip
+import inspect
 import json
 import socket
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any
 
 import pytest
 
+from pytest_llmperf.errors import UsageError
 from pytest_llmperf.model import Failure, Outcome, Trace
 from pytest_llmperf.targets.endpoint.client import Client, Page
 from pytest_llmperf.targets.endpoint.dialects import DIALECTS, body, read
@@ -393,6 +396,41 @@ def test_nothing_goes_on_after_an_interrupt(connect: Connect) -> None:
     with pytest.raises(KeyboardInterrupt):
         client.run(interrupted())
     assert begun[0].cancelled()
+    assert post(client).failure is None
+
+
+def test_what_was_interrupted_before_it_began_is_closed(connect: Connect) -> None:
+    client = connect(streams(DONE))
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    async def a_trap() -> None:
+        asyncio.get_running_loop().call_later(0.02, interrupt)
+
+    client.run(a_trap())
+    time.sleep(0.05)
+    work = client.post("completions", b"{}", lambda: 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        client.run(work)
+    assert inspect.getcoroutinestate(work) == inspect.CORO_CLOSED
+
+
+def test_an_async_test_is_told_what_to_do(connect: Connect) -> None:
+    client = connect(streams(DONE))
+    work = client.post("completions", b"{}", lambda: 0.0)
+
+    async def made() -> None:
+        with pytest.raises(UsageError, match="an event loop of its own, and one is running here"):
+            Client("http://127.0.0.1:9/v1", {}, 20.0)
+
+    async def run() -> None:
+        with pytest.raises(UsageError, match=r"in a thread: await asyncio\.to_thread"):
+            client.run(work)
+
+    asyncio.run(made())
+    asyncio.run(run())
+    assert inspect.getcoroutinestate(work) == inspect.CORO_CLOSED
     assert post(client).failure is None
 
 

@@ -16,6 +16,7 @@ import aiohttp
 from multidict import CIMultiDict
 from yarl import URL
 
+from pytest_llmperf.errors import UsageError
 from pytest_llmperf.model import Failure, Outcome
 from pytest_llmperf.targets.endpoint.loop import watched_loop
 from pytest_llmperf.targets.endpoint.replies import Reply, complaint, parsed
@@ -67,9 +68,13 @@ class Client:
         url: below which the paths of a dialect are.
         headers: sent with every request; their values are shown nowhere.
         timeout: seconds that a request may take, up to the last piece of its answer.
+
+    Raises:
+        UsageError: an event loop is running here already. `run` raises it too.
     """
 
     def __init__(self, url: str, headers: Mapping[str, str], timeout: float) -> None:
+        _refuse_a_running_loop(url)
         self._url = URL(url.rstrip("/") + "/")
         self._timeout = timeout
         self._secrets = tuple(words for value in headers.values() for words in (value, *value.split()))
@@ -79,10 +84,16 @@ class Client:
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """What a coroutine returns, run in the client's own loop; nothing that it began goes on after it."""
+        living = _with_living_connections(work)
         try:
-            return self._loop.run_until_complete(_with_living_connections(work))
-        finally:
-            self._loop.run_until_complete(_nothing_left(asyncio.all_tasks(self._loop)))
+            _refuse_a_running_loop(str(self._url))
+            try:
+                return self._loop.run_until_complete(living)
+            finally:
+                self._loop.run_until_complete(_nothing_left(asyncio.all_tasks(self._loop)))
+        finally:  # of what was interrupted before it began, nothing was awaited
+            living.close()
+            work.close()
 
     async def post(self, path: str, body: bytes, clock: Clock, output_tokens: int = 0) -> Reply:
         """Ask, and keep what comes with the time of its coming. It raises nothing, whatever the server does.
@@ -134,6 +145,17 @@ class Client:
         except aiohttp.ClientResponseError as error:
             reply.failure = reply.failed(Outcome.MALFORMED, f"no HTTP: {error.message}")
         return server
+
+
+def _refuse_a_running_loop(url: str) -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise UsageError(
+        f"{url}: a server is asked in an event loop of its own, and one is running here already; measure in a test "
+        f"that is not async, or in a thread: await asyncio.to_thread(…)"
+    )
 
 
 async def _keep(response: aiohttp.ClientResponse, reply: Reply, clock: Clock, most: int) -> None:
