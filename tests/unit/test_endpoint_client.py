@@ -144,6 +144,7 @@ def test_a_refusal_is_named_by_its_status(connect: Connect, status: int, outcome
             "502 Bad Gateway",
         ),
         ("", "text/plain", "Reason"),
+        ("\x1b]0;mine\x07\x1b[2J \x9b1mno\u202e", "text/plain", "]0;mine [2J 1mno\N{REPLACEMENT CHARACTER}"),
         ("x" * 300, "text/plain", "x" * 189 + "…"),
     ],
 )

@@ -44,13 +44,14 @@ class Reply:
 
 
 def in_a_line(words: str, secrets: Iterable[str] = ()) -> str:
-    """A server's words as a message can quote them: without secrets, in one line, and cut."""
+    """A server's words as a message can quote them: without secrets and control characters, in one line, and cut."""
     for secret in secrets:
         if len(secret) >= _SHORTEST_SECRET:
             for form in (secret, json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]):
                 words = words.replace(form, "***")
-    line = re.sub(r"\s+", " ", words).strip()
-    return line if len(line) <= _WIDTH else f"{line[: _WIDTH - 1]}…"
+    line = re.sub(r"[\s\x00-\x1f\x7f-\x9f]+", " ", words).strip()
+    line = line if len(line) <= _WIDTH else f"{line[: _WIDTH - 1]}…"
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in line)
 
 
 def complaint(body: str) -> str:
