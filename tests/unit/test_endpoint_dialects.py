@@ -242,7 +242,7 @@ def test_a_reason_to_finish_is_quoted_as_all_words_of_a_server() -> None:
     pieces = [text("a", finish_reason=f"stop\n {key} {json.dumps(key)} {'x' * 300}"), usage(4, 1)]
     had = read(COMPLETIONS, Reply(10.0, [(11.0, piece) for piece in pieces], secrets=(key,)), 4, 3)
     assert isinstance(had, Failure)
-    assert had.detail.startswith("1 of 3 tokens, finish_reason 'stop *** \"***\" xxx")
+    assert had.detail.startswith('1 of 3 tokens, finish_reason \'stop *** "***" xxx')
     assert len(had.detail) < 250
 
 
