@@ -372,8 +372,8 @@ def test_a_page_is_had_with_the_name_of_the_server(connect: Connect) -> None:
 
 
 def test_a_page_that_is_no_json_is_a_page(connect: Connect) -> None:
-    for body in ("ok", "[" * 100_000):
-        client = connect(answers(body, kind="text/plain"))
+    for said in ("ok", "[" * 100_000):
+        client = connect(answers(said, kind="text/plain"))
         page = client.run(client.get("/health"))
         assert isinstance(page, Page)
         assert page.json is None
