@@ -144,6 +144,14 @@ def test_counts_that_contradict_the_total_are_not_believed() -> None:
     assert (had.arrivals, had.counts, had.tokens) == ((11, 12), (), 3)
 
 
+def test_text_that_brings_no_token_was_counted_elsewhere() -> None:
+    """It is part of the answer, which ends with it."""
+    by_ids = [text("a", token_ids=[1, 2]), text("b", token_ids=[]), usage(4, 2), DONE]
+    by_usage = [with_usage("a", 2), with_usage("b", 2), DONE]
+    for pieces in (by_ids, by_usage):
+        assert traced(read(COMPLETIONS, reply(*pieces), 4, 2)).arrivals == (11, 12)
+
+
 def test_ids_of_some_events_do_not_count_the_others() -> None:
     for last in (usage(4, 2), DONE):
         had = traced(read(COMPLETIONS, reply(text("a", token_ids=[1]), text("b"), last), 4, 2))

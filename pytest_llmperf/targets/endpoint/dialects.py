@@ -259,7 +259,7 @@ def _counted(chunks: Sequence[tuple[float, Chunk]], total: int | None) -> list[t
 
 
 def _by_ids(chunks: Sequence[tuple[float, Chunk]]) -> list[tuple[float, int]]:
-    if any(chunk.text and chunk.ids is None for _, chunk in chunks):
+    if any(chunk.text and not chunk.ids for _, chunk in chunks):
         return []
     return [(time, chunk.ids or 0) for time, chunk in chunks]
 
@@ -267,9 +267,10 @@ def _by_ids(chunks: Sequence[tuple[float, Chunk]]) -> list[tuple[float, int]]:
 def _by_usage(chunks: Sequence[tuple[float, Chunk]]) -> list[tuple[float, int]]:
     if any(chunk.text and chunk.used is None for _, chunk in chunks):
         return []
-    told = [(time, chunk.used) for time, chunk in chunks if chunk.answers and chunk.used is not None]
-    before = [0, *(used for _, used in told)]
-    return [(time, used - earlier) for (time, used), earlier in zip(told, before, strict=False)]
+    told = [(time, chunk.text, chunk.used) for time, chunk in chunks if chunk.answers and chunk.used is not None]
+    before = [0, *(used for _, _, used in told)]
+    grown = [(time, text, used - earlier) for (time, text, used), earlier in zip(told, before, strict=False)]
+    return [] if any(text and more < 1 for _, text, more in grown) else [(time, more) for time, _, more in grown]
 
 
 def _fault(had: Answer, prompt_tokens: int | None, output_tokens: int) -> Failure | None:
