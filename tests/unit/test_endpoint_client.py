@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import gc
 import gzip
+import inspect
 import json
 import socket
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any
 
 import pytest
 
+from pytest_llmperf.errors import UsageError
 from pytest_llmperf.model import Failure, Outcome, Trace
 from pytest_llmperf.targets.endpoint.client import Client, Page
 from pytest_llmperf.targets.endpoint.dialects import DIALECTS, body, read
@@ -131,13 +134,17 @@ def test_a_refusal_is_named_by_its_status(connect: Connect, status: int, outcome
             "application/json",
             "ignore_eos: Extra inputs; Empty",
         ),
+        ({"detail": [{"loc": {"a": 1}, "msg": "x"}, {"loc": 3, "msg": "y"}]}, "application/json", "x; y"),
         ({"something": 1}, "application/json", '{"something": 1}'),
+        ("[" * 600 + "]" * 600, "application/json", "[" * 189 + "…"),
+        ("[" * 100_000, "application/json", "[" * 189 + "…"),
         (
             "<html><head><style>p {}</style><title>502</title></head><body><p>Bad Gateway</p></body></html>",
             "text/html",
             "502 Bad Gateway",
         ),
         ("", "text/plain", "Reason"),
+        ("\x1b]0;mine\x07\x1b[2J \x9b1mno\u202e", "text/plain", "]0;mine [2J 1mno\N{REPLACEMENT CHARACTER}"),
         ("x" * 300, "text/plain", "x" * 189 + "…"),
     ],
 )
@@ -212,6 +219,32 @@ def test_a_server_that_hangs_is_given_up(connect: Connect, script: Script) -> No
     assert reply.failure == Failure(Outcome.TIMED_OUT, "no end within 0.3 s")
 
 
+def flood(status: int) -> Script:
+    async def script(wire: Wire) -> None:
+        await wire.head(status)
+        while True:
+            await wire.send(text("a") * 1_000)
+
+    return script
+
+
+def test_an_answer_without_end_is_not_read_for_ever(connect: Connect) -> None:
+    client = connect(flood(200))
+    reply = client.run(client.post("completions", b"{}", lambda: 0.0, output_tokens=64))
+    assert reply.failure == Failure(Outcome.TOO_LONG, "more than 17 MiB, and no end")
+    assert len(reply.body) < 18 << 20
+    assert client.run(client.get("models")) == Failure(Outcome.TOO_LONG, "more than 16 MiB, and no end")
+    failure = post(connect(flood(500))).failure
+    assert failure is not None
+    assert failure.outcome is Outcome.SERVER_ERROR
+
+
+def test_the_time_holds_while_tokens_come(connect: Connect) -> None:
+    client = connect(flood(200), timeout=0.2)
+    reply = client.run(client.post("completions", b"{}", lambda: 0.0, output_tokens=10**9))
+    assert reply.failure == Failure(Outcome.TIMED_OUT, "no end within 0.2 s")
+
+
 def test_a_server_that_is_not_there_is_an_outcome() -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))  # and listens not
@@ -282,6 +315,11 @@ def test_the_key_is_shown_nowhere(connect: Connect, padding: int) -> None:
     assert KEY[:8] not in repr(page.run(page.get("models")))
 
 
+def test_a_key_that_json_escapes_is_shown_nowhere(connect: Connect) -> None:
+    client = connect(answers({"something": 'wrong key sk-"SECRET\\quoted'}, 401), {"X-Key": 'sk-"SECRET\\quoted'})
+    assert post(client).failure == Failure(Outcome.UNAUTHORIZED, 'HTTP 401: {"something": "wrong key ***"}')
+
+
 def test_connections_are_kept(connect: Connect) -> None:
     server = Server(lambda _: streams(DONE))
     client = connect(server)
@@ -334,10 +372,11 @@ def test_a_page_is_had_with_the_name_of_the_server(connect: Connect) -> None:
 
 
 def test_a_page_that_is_no_json_is_a_page(connect: Connect) -> None:
-    client = connect(answers("ok", kind="text/plain"))
-    page = client.run(client.get("/health"))
-    assert isinstance(page, Page)
-    assert page.json is None
+    for said in ("ok", "[" * 100_000):
+        client = connect(answers(said, kind="text/plain"))
+        page = client.run(client.get("/health"))
+        assert isinstance(page, Page)
+        assert page.json is None
 
 
 def test_a_page_that_is_not_there_is_a_failure(connect: Connect) -> None:
@@ -358,6 +397,41 @@ def test_nothing_goes_on_after_an_interrupt(connect: Connect) -> None:
     with pytest.raises(KeyboardInterrupt):
         client.run(interrupted())
     assert begun[0].cancelled()
+    assert post(client).failure is None
+
+
+def test_what_was_interrupted_before_it_began_is_closed(connect: Connect) -> None:
+    client = connect(streams(DONE))
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    async def a_trap() -> None:
+        asyncio.get_running_loop().call_later(0.02, interrupt)
+
+    client.run(a_trap())
+    time.sleep(0.05)
+    work = client.post("completions", b"{}", lambda: 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        client.run(work)
+    assert inspect.getcoroutinestate(work) == inspect.CORO_CLOSED
+
+
+def test_an_async_test_is_told_what_to_do(connect: Connect) -> None:
+    client = connect(streams(DONE))
+    work = client.post("completions", b"{}", lambda: 0.0)
+
+    async def made() -> None:
+        with pytest.raises(UsageError, match="an event loop of its own, and one is running here"):
+            Client("http://127.0.0.1:9/v1", {}, 20.0)
+
+    async def run() -> None:
+        with pytest.raises(UsageError, match=r"in a thread: await asyncio\.to_thread"):
+            client.run(work)
+
+    asyncio.run(made())
+    asyncio.run(run())
+    assert inspect.getcoroutinestate(work) == inspect.CORO_CLOSED
     assert post(client).failure is None
 
 

@@ -144,6 +144,14 @@ def test_counts_that_contradict_the_total_are_not_believed() -> None:
     assert (had.arrivals, had.counts, had.tokens) == ((11, 12), (), 3)
 
 
+def test_text_that_brings_no_token_was_counted_elsewhere() -> None:
+    """It is part of the answer, which ends with it."""
+    by_ids = [text("a", token_ids=[1, 2]), text("b", token_ids=[]), usage(4, 2), DONE]
+    by_usage = [with_usage("a", 2), with_usage("b", 2), DONE]
+    for pieces in (by_ids, by_usage):
+        assert traced(read(COMPLETIONS, reply(*pieces), 4, 2)).arrivals == (11, 12)
+
+
 def test_ids_of_some_events_do_not_count_the_others() -> None:
     for last in (usage(4, 2), DONE):
         had = traced(read(COMPLETIONS, reply(text("a", token_ids=[1]), text("b"), last), 4, 2))
@@ -153,6 +161,22 @@ def test_ids_of_some_events_do_not_count_the_others() -> None:
 def test_where_only_the_total_is_known_it_stays_a_total() -> None:
     had = traced(read(COMPLETIONS, reply(text("a"), text("bcd"), usage(4, 4)), 4, 4))
     assert (had.arrivals, had.counts, had.tokens, had.output_tokens) == ((11, 12), (), 4, 4)
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [text("a"), text("b"), text("c"), text("d"), usage(4, 3)],
+        [text("a"), text("b"), text("c"), usage(4, 3), text("d")],
+        [text("a", token_ids=[1, 2, 3]), *(text("b", token_ids=[]) for _ in range(3)), usage(4, 3)],
+        [with_usage("a", 1), with_usage("b", 2), with_usage("c", 3), with_usage("d", 3)],
+    ],
+)
+def test_more_events_than_tokens_are_not_counted(pieces: list[bytes]) -> None:
+    """Their gaps are not those of tokens, whatever the total."""
+    assert read(COMPLETIONS, reply(*pieces, DONE), 4, 3) == Failure(
+        Outcome.UNCOUNTED, "4 events with text, 3 tokens by the server"
+    )
 
 
 def test_a_prompt_of_unknown_length_is_what_the_server_says() -> None:
@@ -207,6 +231,35 @@ def test_a_prompt_of_unknown_length_is_what_the_server_says() -> None:
 )
 def test_what_was_not_asked_for_is_a_failure(pieces: list[bytes], outcome: Outcome, detail: str) -> None:
     assert read(COMPLETIONS, reply(*pieces), 4, 3) == Failure(outcome, detail)
+
+
+@pytest.mark.parametrize("depth", [600, 100_000])
+def test_what_is_nested_without_end_is_malformed(depth: int) -> None:
+    """Whether it is too deep to be read, or only to be told."""
+    deep = "[" * depth + "]" * depth
+    for pieces in ([text("a"), event(deep), DONE], [deep.encode()]):
+        had = read(COMPLETIONS, reply(*pieces), 4, 3)
+        assert isinstance(had, Failure)
+        assert had.outcome is Outcome.MALFORMED
+    had = read(COMPLETIONS, reply(text("a"), event(f'{{"error": {deep}}}')), 4, 3)
+    assert isinstance(had, Failure)
+
+
+def test_a_reason_to_finish_is_quoted_as_all_words_of_a_server() -> None:
+    key = 'sk-"SECRET\\quoted'
+    pieces = [text("a", finish_reason=f"stop\n {key} {json.dumps(key)} {'x' * 300}"), usage(4, 1)]
+    had = read(COMPLETIONS, Reply(10.0, [(11.0, piece) for piece in pieces], secrets=(key,)), 4, 3)
+    assert isinstance(had, Failure)
+    assert had.detail.startswith('1 of 3 tokens, finish_reason \'stop *** "***" xxx')
+    assert len(had.detail) < 250
+
+
+@pytest.mark.parametrize("odd", [True, -1, 1.0, 10**30, "3", None])
+def test_what_can_be_no_count_is_none(odd: object) -> None:
+    said = event({"choices": [], "usage": {"prompt_tokens": odd, "completion_tokens": odd}})
+    had = answer(COMPLETIONS, reply(text("a"), said, DONE))
+    assert not isinstance(had, Failure)
+    assert (had.tokens, had.prompt_tokens) == (None, None)
 
 
 def test_a_failure_of_the_connection_says_how_far_it_came() -> None:
@@ -267,6 +320,7 @@ def test_an_answer_tells_what_a_server_shows() -> None:
         {"choices": [], "usage": "none"},
         {"choices": [], "usage": {"completion_tokens": "3"}},
         {"choices": [{"token_ids": 5}]},
+        {"choices": [{"finish_reason": ["stop"]}]},
         {"type": "ping"},
         "",
     ],

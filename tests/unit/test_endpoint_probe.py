@@ -120,6 +120,24 @@ def test_the_only_model_is_found_and_named():
     assert target.versions == {"vllm": "0.11.1"}
 
 
+@pytest.mark.parametrize("most", [-1, 0, True, "64", None])
+def test_a_length_that_can_be_none_is_not_believed(most):
+    with serving(Model(pages={"/v1/models": {"data": [{"id": "tiny", "max_model_len": most}]}})) as url:
+        target = loaded(url)
+        target.close()
+    assert target.positions is None
+
+
+def test_what_a_server_says_of_itself_is_shown_in_a_line():
+    card = {"id": "tiny", "owned_by": "v\nllm"}
+    pages = {"/v1/models": {"data": [{"id": "ti\nny"}, card]}, "/version": {"version": "\x1b[31m0.11\n\u202e"}}
+    with serving(Model(pages=pages)) as url:
+        target = loaded(url)
+        target.close()
+    assert target.id == "endpoint:localhost/tiny"
+    assert target.versions == {"v llm": "[31m0.11 \ufffd"}
+
+
 def test_without_a_version_the_server_goes_by_its_header():
     with serving(Model()) as url:
         target = loaded(url)

@@ -128,8 +128,8 @@ def endpoint(
     if api not in APIS:
         raise UsageError(f"api={api!r}: no such api{did_you_mean(str(api), APIS)} (known: {', '.join(APIS)})")
     for name, value in {"model": model, "hardware": hardware}.items():
-        if value is not None and (not isinstance(value, str) or not value.strip()):
-            raise UsageError(f"endpoint(…, {name}={value!r}): expected a name")
+        if value is not None and not (isinstance(value, str) and value.strip() and value.isprintable()):
+            raise UsageError(f"endpoint(…, {name}={value!r}): expected a name, in one line")
     if not _is_number(timeout) or not 0 < timeout < math.inf:
         raise UsageError(f"endpoint(…, timeout={timeout!r}): expected seconds, more than 0")
     if tokenizer is not None and (not isinstance(tokenizer, (str, os.PathLike)) or not os.fspath(tokenizer)):
@@ -162,9 +162,11 @@ def from_text(text: str) -> Endpoint:
         name, equals, value = pair.partition("=")
         if name == "headers":
             raise UsageError(f"{url}?headers=…: headers may hold a secret; write endpoint({url!r}, headers={{…}})")
-        if not equals or name not in _TEXT_OPTIONS:
+        if name in _TEXT_OPTIONS and not equals:
+            raise UsageError(f"{url}: {name!r} has no value; write {url}?{name}=…")
+        if name not in _TEXT_OPTIONS:
             known = did_you_mean(name, _TEXT_OPTIONS) or f" (known: {', '.join(_TEXT_OPTIONS)})"
-            raise UsageError(f"{url}: {pair!r} is no option; write {url}?model=gpt2&api=chat{known}")
+            raise UsageError(f"{url}: {name!r} is no option; write {url}?model=gpt2&api=chat{known}")
         if name in options:
             raise UsageError(f"{url}: {name} is given twice")
         options[name] = _option(name, unquote_plus(value))
@@ -187,19 +189,26 @@ def _checked_url(url: object, name: str = "url") -> str:
             f"endpoint({name}=…@…): a url is shown and stored, so it must not hold a user or password; name the "
             f"variable that holds the key as api_key_env="
         )
+    shown = re.split("[?#]", url)[0]  # what follows may be a key
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
-        raise UsageError(f"endpoint({name}={url!r}): {error}; write it like 'http://localhost:8000/v1'") from error
+        raise UsageError(f"endpoint({name}={shown!r}): {error}; write it like 'http://localhost:8000/v1'") from error
     if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or re.search(r"\s", url):
-        raise UsageError(f"endpoint({name}={url!r}): expected a url like 'http://localhost:8000/v1'")
+        raise UsageError(f"endpoint({name}={shown!r}): expected a url like 'http://localhost:8000/v1'")
+    try:
+        parts.hostname.encode("idna")
+    except UnicodeError:
+        raise UsageError(
+            f"endpoint({name}={shown!r}): {parts.hostname} is no name of a host: between its dots are 1 to 63 letters"
+        ) from None
     if parts.query or parts.fragment:
-        raise UsageError(f"endpoint({name}={url!r}): write options as keywords, not into the url")
+        raise UsageError(f"endpoint({name}={shown!r}): write options as keywords, not into the url")
     plain = url.rstrip("/?#")
     for path in _PATHS:
         if plain.endswith(path):
-            raise UsageError(f"endpoint({name}={url!r}): leave out {path}, which api= adds")
+            raise UsageError(f"endpoint({name}={shown!r}): leave out {path}, which api= adds")
     return plain
 
 

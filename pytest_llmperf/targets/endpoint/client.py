@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import time
 import weakref
 from collections.abc import Collection, Coroutine, Mapping
@@ -17,9 +16,10 @@ import aiohttp
 from multidict import CIMultiDict
 from yarl import URL
 
+from pytest_llmperf.errors import UsageError
 from pytest_llmperf.model import Failure, Outcome
 from pytest_llmperf.targets.endpoint.loop import watched_loop
-from pytest_llmperf.targets.endpoint.replies import Reply, complaint
+from pytest_llmperf.targets.endpoint.replies import Reply, complaint, parsed
 from pytest_llmperf.targets.protocol import Clock
 
 T = TypeVar("T")
@@ -30,6 +30,9 @@ _KEEP_ALIVE = 3.0
 _AT_ONCE = 1 << 16
 """Bytes that asyncio makes room for before it asks the socket. Its own 256 KiB come from the kernel each time, and go
 back: 20 µs for a token of 200 bytes."""
+_MOST = 1 << 24
+"""Bytes of an answer without tokens, and of what an answer says beside them, which may repeat its prompt."""
+_MOST_A_TOKEN = 1 << 14
 _REFUSALS = {401: Outcome.UNAUTHORIZED, 403: Outcome.UNAUTHORIZED, 404: Outcome.NOT_FOUND, 429: Outcome.RATE_LIMITED}
 _HEADERS = {
     "Content-Type": "application/json",
@@ -51,10 +54,11 @@ class Page:
     @property
     def json(self) -> Any:
         """Its body as plain data; None where it is no JSON."""
-        try:
-            return json.loads(self.body)
-        except ValueError:
-            return None
+        return parsed(self.body)
+
+
+class _Endless(Exception):
+    """More comes than was asked for."""
 
 
 class Client:
@@ -64,9 +68,13 @@ class Client:
         url: below which the paths of a dialect are.
         headers: sent with every request; their values are shown nowhere.
         timeout: seconds that a request may take, up to the last piece of its answer.
+
+    Raises:
+        UsageError: an event loop is running here already. `run` raises it too.
     """
 
     def __init__(self, url: str, headers: Mapping[str, str], timeout: float) -> None:
+        _refuse_a_running_loop(url)
         self._url = URL(url.rstrip("/") + "/")
         self._timeout = timeout
         self._secrets = tuple(words for value in headers.values() for words in (value, *value.split()))
@@ -76,17 +84,24 @@ class Client:
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """What a coroutine returns, run in the client's own loop; nothing that it began goes on after it."""
+        living = _with_living_connections(work)
         try:
-            return self._loop.run_until_complete(_with_living_connections(work))
-        finally:
-            self._loop.run_until_complete(_nothing_left(asyncio.all_tasks(self._loop)))
+            _refuse_a_running_loop(str(self._url))
+            try:
+                return self._loop.run_until_complete(living)
+            finally:
+                self._loop.run_until_complete(_nothing_left(asyncio.all_tasks(self._loop)))
+        finally:  # of what was interrupted before it began, nothing was awaited
+            living.close()
+            work.close()
 
-    async def post(self, path: str, body: bytes, clock: Clock) -> Reply:
+    async def post(self, path: str, body: bytes, clock: Clock, output_tokens: int = 0) -> Reply:
         """Ask, and keep what comes with the time of its coming. It raises nothing, whatever the server does.
 
         Args:
             path: relative to the url; with a slash in front, to its host.
             body: JSON.
+            output_tokens: that it asks for: an answer much longer than that is not read to its end.
         """
         reply = Reply(clock(), secrets=self._secrets)
 
@@ -95,30 +110,32 @@ class Client:
 
         url = self._url.join(URL(path))
         asked = self._session.post(url, data=body, trace_request_ctx=sending, allow_redirects=False)
-        await self._exchange(asked, reply, clock)
+        await self._exchange(asked, reply, clock, _MOST + _MOST_A_TOKEN * output_tokens)
         return reply
 
     async def get(self, path: str) -> Page | Failure:
         """A page of the server, or why there is none."""
         reply = Reply(0.0, secrets=self._secrets)
         asked = self._session.get(self._url.join(URL(path)), allow_redirects=False)
-        server = await self._exchange(asked, reply, self._loop.time)
+        server = await self._exchange(asked, reply, self._loop.time, _MOST)
         return reply.failure or Page(server, reply.body)
 
     def close(self) -> None:
         """Let go of its connections and its loop."""
         self._finalizer()
 
-    async def _exchange(self, asked: Asked, reply: Reply, clock: Clock) -> str:
-        """Fill the reply. Returns what the server calls itself."""
+    async def _exchange(self, asked: Asked, reply: Reply, clock: Clock, most: int) -> str:
+        """Fill the reply, with so many bytes at most. Returns what the server calls itself."""
         server, answering = "", False
         try:
             async with asked as response:
                 server, answering = response.headers.get("Server", ""), True
                 if 200 <= response.status < 300:
-                    await _keep(response, reply, clock)
+                    await _keep(response, reply, clock, most)
                 else:
                     await _refused(response, reply, clock)
+        except _Endless:
+            reply.failure = Failure(Outcome.TOO_LONG, f"more than {most >> 20} MiB, and no end")
         except asyncio.TimeoutError:
             reply.failure = reply.failed(Outcome.TIMED_OUT, f"no end within {self._timeout:g} s")
         except aiohttp.ClientConnectorError as error:
@@ -130,19 +147,33 @@ class Client:
         return server
 
 
-async def _keep(response: aiohttp.ClientResponse, reply: Reply, clock: Clock) -> None:
+def _refuse_a_running_loop(url: str) -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise UsageError(
+        f"{url}: a server is asked in an event loop of its own, and one is running here already; measure in a test "
+        f"that is not async, or in a thread: await asyncio.to_thread(…)"
+    )
+
+
+async def _keep(response: aiohttp.ClientResponse, reply: Reply, clock: Clock, most: int) -> None:
     transport = response.connection.transport if response.connection is not None else None
     if transport is not None and hasattr(transport, "max_size"):
         transport.max_size = _AT_ONCE
     read, keep = response.content.readany, reply.pieces.append
     while piece := await read():
         keep((clock(), piece))
+        most -= len(piece)
+        if most < 0:
+            raise _Endless
 
 
 async def _refused(response: aiohttp.ClientResponse, reply: Reply, clock: Clock) -> None:
     """Its message may be cut short; that it is a refusal was said before."""
-    with contextlib.suppress(aiohttp.ClientError, asyncio.TimeoutError):
-        await _keep(response, reply, clock)
+    with contextlib.suppress(aiohttp.ClientError, asyncio.TimeoutError, _Endless):
+        await _keep(response, reply, clock, _MOST)
     status = response.status
     outcome = _REFUSALS.get(status) or (Outcome.SERVER_ERROR if status >= 500 else Outcome.BAD_REQUEST)
     said = complaint(reply.body.decode(errors="replace"))

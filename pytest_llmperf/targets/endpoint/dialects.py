@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from pytest_llmperf.model import Failure, Outcome, Trace, Unknown
 from pytest_llmperf.targets.endpoint.events import Event, events
-from pytest_llmperf.targets.endpoint.replies import Reply, complaint
+from pytest_llmperf.targets.endpoint.replies import Reply, complaint, in_a_line, parsed
 
 Prompt = str | Sequence[int]
 """Text; or token ids, where the dialect takes them."""
@@ -100,7 +100,8 @@ class Answer:
 
     Args:
         arrivals: when each event with tokens came.
-        counts: tokens in each of them, where the server shows it.
+        shown: events with text.
+        counts: tokens in each arrival, where the server shows it.
         tokens: in all, where the server shows it.
         prompt_tokens: by the server's usage; None where it sends none.
         finish: why it ended, in the server's word: `length`, `stop`.
@@ -109,6 +110,7 @@ class Answer:
 
     sent: float
     arrivals: tuple[float, ...]
+    shown: int
     counts: tuple[int, ...] = ()
     tokens: int | None = None
     prompt_tokens: int | None = None
@@ -179,7 +181,7 @@ def answer(dialect: Dialect, reply: Reply) -> Answer | Failure:
             return chunk
     if reply.failure is not None:
         return _cut_off(reply, f"events with text so far: {sum(chunk.text for _, chunk in chunks)}")
-    return _answer(reply.sent, chunks, ended)
+    return _answer(reply, chunks, ended)
 
 
 def read(dialect: Dialect, reply: Reply, prompt_tokens: int | None, output_tokens: int) -> Trace | Failure:
@@ -200,10 +202,7 @@ _AFTER_A_BEGINNING = (Outcome.CLOSED, Outcome.TIMED_OUT)
 
 
 def _chunk(dialect: Dialect, event: Event, reply: Reply) -> Chunk | Failure:
-    try:
-        record = json.loads(event.data)
-    except ValueError:
-        record = None
+    record = parsed(event.data)
     if not isinstance(record, dict):
         # `transformers serve` puts its message between quotes as it is
         wrong = event.name == "error" or event.data.startswith('{"error"')
@@ -224,10 +223,7 @@ def _no_stream(reply: Reply) -> Failure:
     text = reply.body.decode(errors="replace")
     if not text.strip():
         return reply.failed(Outcome.CLOSED, "an empty answer")
-    try:
-        record = json.loads(text)
-    except ValueError:
-        record = None
+    record = parsed(text)
     if isinstance(record, dict) and record.get("error"):
         return reply.failed(Outcome.STREAM_ERROR, complaint(text))
     if isinstance(record, dict) and ("choices" in record or "text_output" in record):
@@ -235,15 +231,16 @@ def _no_stream(reply: Reply) -> Failure:
     return reply.failed(Outcome.MALFORMED, f"no stream of events: {complaint(text)}")
 
 
-def _answer(sent: float, chunks: Sequence[tuple[float, Chunk]], ended: bool) -> Answer:
+def _answer(reply: Reply, chunks: Sequence[tuple[float, Chunk]], ended: bool) -> Answer:
     total = next((chunk.used for _, chunk in reversed(chunks) if chunk.used), None)
     counted = _counted(chunks, total)
     shown = [time for time, chunk in chunks if chunk.text]
     last = chunks[-1][1] if chunks else Chunk()
-    finish = next((chunk.finish for _, chunk in chunks if chunk.finish), "")
+    finish = in_a_line(next((chunk.finish for _, chunk in chunks if chunk.finish), ""), reply.secrets)
     return Answer(
-        sent,
+        reply.sent,
         tuple(time for time, _ in counted) or tuple(shown),
+        len(shown),
         tuple(count for _, count in counted),
         total if total is not None or not counted else sum(count for _, count in counted),
         next((chunk.prompt for _, chunk in reversed(chunks) if chunk.prompt is not None), None),
@@ -262,7 +259,7 @@ def _counted(chunks: Sequence[tuple[float, Chunk]], total: int | None) -> list[t
 
 
 def _by_ids(chunks: Sequence[tuple[float, Chunk]]) -> list[tuple[float, int]]:
-    if any(chunk.text and chunk.ids is None for _, chunk in chunks):
+    if any(chunk.text and not chunk.ids for _, chunk in chunks):
         return []
     return [(time, chunk.ids or 0) for time, chunk in chunks]
 
@@ -270,9 +267,10 @@ def _by_ids(chunks: Sequence[tuple[float, Chunk]]) -> list[tuple[float, int]]:
 def _by_usage(chunks: Sequence[tuple[float, Chunk]]) -> list[tuple[float, int]]:
     if any(chunk.text and chunk.used is None for _, chunk in chunks):
         return []
-    told = [(time, chunk.used) for time, chunk in chunks if chunk.answers and chunk.used is not None]
-    before = [0, *(used for _, used in told)]
-    return [(time, used - earlier) for (time, used), earlier in zip(told, before, strict=False)]
+    told = [(time, chunk.text, chunk.used) for time, chunk in chunks if chunk.answers and chunk.used is not None]
+    before = [0, *(used for _, _, used in told)]
+    grown = [(time, text, used - earlier) for (time, text, used), earlier in zip(told, before, strict=False)]
+    return [] if any(text and more < 1 for _, text, more in grown) else [(time, more) for time, _, more in grown]
 
 
 def _fault(had: Answer, prompt_tokens: int | None, output_tokens: int) -> Failure | None:
@@ -282,6 +280,8 @@ def _fault(had: Answer, prompt_tokens: int | None, output_tokens: int) -> Failur
     why = f", finish_reason {had.finish!r}" if had.finish else ""
     if tokens < output_tokens and not had.ended:
         return Failure(Outcome.CLOSED, f"the stream ended after {of}")
+    if tokens < had.shown:  # one token over several events, or text that is not in the usage: no gap is a token's
+        return Failure(Outcome.UNCOUNTED, f"{had.shown} events with text, {tokens} tokens by the server")
     if tokens and not had.arrivals:
         return Failure(Outcome.UNCOUNTED, f"the server counts {tokens} tokens and shows none of them")
     if had.tokens is None and tokens != output_tokens and had.finish in ("", "length"):
@@ -336,14 +336,14 @@ class _OpenAi:
         choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
         usage = record.get("usage")
         usage = usage if isinstance(usage, dict) else {}
-        ids = choice.get("token_ids")
+        ids, finish = choice.get("token_ids"), choice.get("finish_reason")
         return Chunk(
             answers=bool(choice),
             text=self._brings_text(choice),
             ids=len(ids) if isinstance(ids, list) else None,
             used=_count(usage.get("completion_tokens")),
             prompt=_count(usage.get("prompt_tokens")),
-            finish=str(choice.get("finish_reason") or ""),
+            finish=finish if isinstance(finish, str) else "",
         )
 
     def _brings_text(self, choice: Mapping[str, Any]) -> bool:
@@ -408,7 +408,11 @@ class Triton:
 
 
 def _count(value: object) -> int | None:
-    return value if isinstance(value, int) and value >= 0 else None
+    """A number of tokens that can be one."""
+    return value if type(value) is int and 0 <= value < _TOO_MANY else None
+
+
+_TOO_MANY = 10**12
 
 
 DIALECTS: Mapping[str, Dialect] = MappingProxyType({it.name: it for it in (Completions(), Chat(), Triton())})

@@ -44,21 +44,33 @@ class Reply:
 
 
 def in_a_line(words: str, secrets: Iterable[str] = ()) -> str:
-    """A server's words as a message can quote them: without secrets, in one line, and cut."""
+    """A server's words as a message can quote them: without secrets and control characters, in one line, and cut."""
     for secret in secrets:
         if len(secret) >= _SHORTEST_SECRET:
-            words = words.replace(secret, "***")
-    line = re.sub(r"\s+", " ", words).strip()
-    return line if len(line) <= _WIDTH else f"{line[: _WIDTH - 1]}…"
+            for form in (secret, json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]):
+                words = words.replace(form, "***")
+    line = re.sub(r"[\s\x00-\x1f\x7f-\x9f]+", " ", words).strip()
+    line = line if len(line) <= _WIDTH else f"{line[: _WIDTH - 1]}…"
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in line)
 
 
 def complaint(body: str) -> str:
     """What a server says is wrong: the message of an error in JSON, in the shapes that are usual, or the bare text."""
-    try:
-        record = json.loads(body)
-    except ValueError:
+    record = parsed(body)
+    if record is None:
         return re.sub(r"(?is)<(script|style).*?</\1>|<[^>]*>", " ", body)
-    return _complaint(record) or body
+    try:
+        return _complaint(record) or body
+    except RecursionError:
+        return body
+
+
+def parsed(text: str | bytes) -> Any:
+    """JSON as plain data; None where it is none, or is nested deeper than anyone means it."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _complaint(said: Any) -> str:
@@ -69,6 +81,7 @@ def _complaint(said: Any) -> str:
     if not isinstance(said, dict):
         return ""
     if "msg" in said:
-        place = ".".join(str(part) for part in said.get("loc") or () if part != "body")
+        parts = said.get("loc")
+        place = ".".join(str(part) for part in parts if part != "body") if isinstance(parts, list) else ""
         return f"{place}: {said['msg']}" if place else str(said["msg"])
     return next((words for name in ("error", "message", "detail") if (words := _complaint(said.get(name)))), "")

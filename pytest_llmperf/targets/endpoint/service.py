@@ -14,7 +14,7 @@ from pytest_llmperf.model import Failure, Outcome
 from pytest_llmperf.targets.endpoint import Endpoint
 from pytest_llmperf.targets.endpoint.client import Client, Page
 from pytest_llmperf.targets.endpoint.dialects import Dialect, Prompt, body
-from pytest_llmperf.targets.endpoint.replies import Reply
+from pytest_llmperf.targets.endpoint.replies import Reply, in_a_line
 
 _AT_ONCE = 8
 """Short questions in flight."""
@@ -67,14 +67,15 @@ class Service:
 
     def ask(self, prompts: Sequence[Prompt], output_tokens: int, granted: Collection[str]) -> list[Reply]:
         """What it answers to each of them, whenever it does."""
-        return self.client.run(self._ask([self.body(prompt, output_tokens, granted) for prompt in prompts]))
+        bodies = [self.body(prompt, output_tokens, granted) for prompt in prompts]
+        return self.client.run(self._ask(bodies, output_tokens))
 
-    async def _ask(self, bodies: Sequence[bytes]) -> list[Reply]:
+    async def _ask(self, bodies: Sequence[bytes], output_tokens: int) -> list[Reply]:
         free = asyncio.Semaphore(_AT_ONCE)
 
         async def one(asked: bytes) -> Reply:
             async with free:
-                return await self.client.post(self.path, asked, time.perf_counter)
+                return await self.client.post(self.path, asked, time.perf_counter, output_tokens)
 
         return await asyncio.gather(*map(one, bodies))
 
@@ -105,10 +106,11 @@ def card(reference: Endpoint, client: Client) -> Card:
     said = cards.get(model, {})
     most = said.get("max_model_len")
     software = said.get("owned_by")
-    versions = _versions(client.run(client.get("/version")), software if isinstance(software, str) else "server")
+    software = in_a_line(software) if isinstance(software, str) else "server"
+    versions = _versions(client.run(client.get("/version")), software)
     if not versions and isinstance(page, Page) and page.server:
-        versions = {"server": page.server}
-    return Card(model, most if isinstance(most, int) else None, versions, listed)
+        versions = {"server": in_a_line(page.server)}
+    return Card(model, most if type(most) is int and most > 0 else None, versions, listed)
 
 
 def error(reference: Endpoint, failure: Failure, card: Card | None) -> TargetError:
@@ -137,13 +139,17 @@ def _some(models: Sequence[str]) -> str:
 
 
 def _cards(said: Any) -> dict[str, Mapping[str, Any]]:
-    """What `/models` lists, by name."""
+    """What `/models` lists, by name; without names that cannot be shown in a line."""
     cards = said.get("data") if isinstance(said, dict) else None
     found = [card for card in cards if isinstance(card, dict)] if isinstance(cards, list) else []
-    return {card["id"]: card for card in found if isinstance(card.get("id"), str)}
+    return {card["id"]: card for card in found if _is_name(card.get("id"))}
+
+
+def _is_name(said: object) -> bool:
+    return isinstance(said, str) and said.isprintable()
 
 
 def _versions(page: Page | Failure, software: str) -> dict[str, str]:
     said = page.json if isinstance(page, Page) else None
     version = said.get("version") if isinstance(said, dict) else None
-    return {software: version} if isinstance(version, str) else {}
+    return {software: in_a_line(version)} if isinstance(version, str) else {}

@@ -119,7 +119,8 @@ class EndpointTarget:
 
     def run(self, request: Request, clock: Clock, rest: Rest = no_rest) -> Trace:
         service = self._service
-        reply = service.client.run(service.client.post(service.path, self._asked(request).body, clock))
+        asked = self._asked(request)
+        reply = service.client.run(service.client.post(service.path, asked.body, clock, asked.output_tokens))
         seen = self._read(reply, request)
         if isinstance(seen, Failure):
             raise MeasurementError(f"{self.id}: {seen}")
@@ -132,7 +133,8 @@ class EndpointTarget:
         ahead = list(itertools.islice(upcoming, load.usual))
 
         def send(request: Request) -> Awaitable[Reply]:
-            return service.client.post(service.path, self._asked(request).body, clock)
+            asked = self._asked(request)
+            return service.client.post(service.path, asked.body, clock, asked.output_tokens)
 
         service.client.watch.forget()
         sent = service.client.run(play(load, itertools.chain(ahead, upcoming), send, clock))
