@@ -84,7 +84,7 @@ def _measuring(llm: Llm, by: str, steps: list[Step]) -> Callable[[float], bool]:
 
 def _verdict(step: Step) -> str:
     verdict = step.result.verdict if step.result is not None else Verdict.BROKEN
-    return verdict.value if verdict is not None else "measured"
+    return ", but ".join(filter(None, [verdict.value if verdict is not None else "measured", step.behind]))
 
 
 def _status(steps: list[Step]) -> int:
