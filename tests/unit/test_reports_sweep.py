@@ -28,7 +28,7 @@ def test_a_rate_is_borne_only_if_as_many_requests_are_answered() -> None:
     assert [step.borne for step in steps] == [True, False]
     said = finding(steps, "request_rate")
     assert said.startswith("the most that keeps the limits: request_rate 100")
-    assert said.endswith("; at 1000: only 500/s were answered")
+    assert said.endswith("; at 1,000: only 500/s were answered")
 
 
 def test_answers_that_take_long_or_differ_do_not_fall_behind() -> None:
