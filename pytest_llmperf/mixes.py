@@ -66,6 +66,16 @@ class Replay:
         return self.shapes[(seed - 1) % len(self.shapes)]
 
 
+MOST_TOKENS = 10_000_000
+"""In a prompt or an answer; more is a mistake."""
+_WIDEST = 3.0
+"""Spread of a logarithm: one length in twenty is 400 times the median."""
+_LATEST = 1e15
+"""In a replay, in whatever unit: milliseconds since 1970 are far below."""
+_SHOWN = 80
+"""Characters of what is wrong."""
+_NUMBER = "([0-9]{1,18})"
+
 Mix = Drawn | Replay
 Length = Callable[[random.Random], int]
 
@@ -78,7 +88,9 @@ def mix_of(text: str) -> Mix:
     """
     kind, _, rest = text.partition(":")
     if kind not in _KINDS:
-        raise UsageError(f"mix={text!r}: {kind!r} is no mix{did_you_mean(kind, _KINDS)} (known: {', '.join(_KINDS)})")
+        raise UsageError(
+            f"mix={_brief(text)}: {kind!r} is no mix{did_you_mean(kind, _KINDS)} (known: {', '.join(_KINDS)})"
+        )
     return _KINDS[kind](text, rest)
 
 
@@ -93,28 +105,43 @@ def identity(text: str) -> str:
 def _drawn(length: Callable[[str, str], Length], text: str, rest: str) -> Drawn:
     parts = rest.split(",")
     if len(parts) != 2:
-        raise UsageError(f"mix={text!r}: expected the lengths of prompts and of answers, as in uniform:32-512,16-128")
+        raise UsageError(
+            f"mix={_brief(text)}: expected the lengths of prompts and of answers, as in uniform:32-512,16-128"
+        )
     return Drawn(length(text, parts[0].strip()), length(text, parts[1].strip()))
 
 
 def _uniform(text: str, part: str) -> Length:
-    match = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
+    match = re.fullmatch(rf"{_NUMBER}(?:-{_NUMBER})?", part)
     low, high = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
-    if not 1 <= low <= high:
-        raise UsageError(f"mix={text!r}: {part!r} is no length; expected tokens such as 128, or a range such as 32-512")
+    if not 1 <= low <= high <= MOST_TOKENS:
+        raise UsageError(
+            f"mix={_brief(text)}: {_brief(part)} is no length; expected tokens such as 128, or a range such as 32-512, "
+            f"up to {MOST_TOKENS:,}"
+        )
     return lambda draw: draw.randint(low, high)
 
 
 def _lognormal(text: str, part: str) -> Length:
-    match = re.fullmatch(r"(\d+)(?:~(\d+(?:\.\d+)?))?(?:<(\d+))?", part)
-    median, most = (int(match[1]), int(match[3] or 2**31)) if match else (0, 0)
-    if match is None or not 1 <= median <= most:
+    match = re.fullmatch(rf"{_NUMBER}(?:~([0-9]+(?:\.[0-9]+)?))?(?:<{_NUMBER})?", part)
+    median, most = (int(match[1]), int(match[3] or MOST_TOKENS)) if match else (0, 0)
+    if match is None or not 1 <= median <= most <= MOST_TOKENS:
         raise UsageError(
-            f"mix={text!r}: {part!r} is no length; expected the median and the spread of the logarithm, such as "
-            f"512~0.6, and at most how many, such as 512~0.6<4096"
+            f"mix={_brief(text)}: {_brief(part)} is no length; expected the median and the spread of the logarithm, "
+            f"such as 512~0.6, and at most how many, such as 512~0.6<4096, up to {MOST_TOKENS:,}"
         )
     spread = float(match[2] or 0)
+    if spread > _WIDEST:
+        raise UsageError(
+            f"mix={_brief(text)}: {_brief(part)}: the spread is that of the logarithm, at most {_WIDEST:g}, such as "
+            f"{median}~0.6, and not in tokens"
+        )
     return lambda draw: min(most, max(1, round(math.exp(draw.gauss(math.log(median), spread)))))
+
+
+def _brief(value: object) -> str:
+    whole = repr(value)
+    return whole if len(whole) <= _SHOWN else f"{whole[:_SHOWN]}…"
 
 
 def _replay(text: str, rest: str) -> Replay:
@@ -125,13 +152,13 @@ def _replay(text: str, rest: str) -> Replay:
 @functools.lru_cache(maxsize=8)
 def _replayed(text: str, content: bytes) -> Replay:
     lines = [(number, line) for number, line in enumerate(content.splitlines(), 1) if line.strip()]
-    shapes = [_shape(f"mix={text!r}: line {number}", line) for number, line in lines]
+    shapes = [_shape(f"mix={_brief(text)}: line {number}", line) for number, line in lines]
     if not shapes:
-        raise UsageError(f"mix={text!r}: the file holds no request; expected one JSON object a line")
+        raise UsageError(f"mix={_brief(text)}: the file holds no request; expected one JSON object a line")
     timed = [shape.due is not None for shape in shapes]
     if any(timed) and not all(timed):
         number = lines[timed.index(not timed[0])][0]
-        raise UsageError(f"mix={text!r}: line {number}: either every line has an arrival, or none has")
+        raise UsageError(f"mix={_brief(text)}: line {number}: either every line has an arrival, or none has")
     if all(timed):
         shapes.sort(key=lambda shape: shape.due or 0.0)
     return Replay(tuple(shapes))
@@ -141,7 +168,9 @@ def _content(text: str, path: str) -> bytes:
     try:
         return Path(path).read_bytes()
     except OSError as error:
-        raise UsageError(f"mix={text!r}: {Path(path).absolute()} cannot be read: {error.strerror}") from None
+        raise UsageError(f"mix={_brief(text)}: {Path(path).absolute()} cannot be read: {error.strerror}") from None
+    except ValueError as error:  # a name that no file can have
+        raise UsageError(f"mix={_brief(text)} cannot be read: {error}") from None
 
 
 def _shape(place: str, line: bytes) -> Shape:
@@ -149,8 +178,10 @@ def _shape(place: str, line: bytes) -> Shape:
         record = json.loads(line)
     except ValueError as error:
         raise UsageError(f"{place}: no JSON: {error}") from None
+    except RecursionError:
+        raise UsageError(f"{place}: no request: it is nested too deeply") from None
     if not isinstance(record, dict):
-        raise UsageError(f"{place}: expected an object with prompt_tokens and output_tokens, not {record!r}")
+        raise UsageError(f"{place}: expected an object with prompt_tokens and output_tokens, not {_brief(record)}")
     prompt, output = (_length(place, record, names) for names in _FIELDS)
     return Shape(prompt, output, _due(place, record))
 
@@ -160,8 +191,8 @@ def _length(place: str, record: dict[str, Any], names: Sequence[str]) -> int:
     if name is None:
         raise UsageError(f"{place}: {names[0]} is missing (it has: {', '.join(record) or 'nothing'})")
     value = record[name]
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise UsageError(f"{place}: {name}={value!r}: expected a whole number of at least 1")
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST_TOKENS:
+        raise UsageError(f"{place}: {name}={_brief(value)}: expected a whole number from 1 to {MOST_TOKENS:,}")
     return value
 
 
@@ -169,8 +200,8 @@ def _due(place: str, record: dict[str, Any]) -> float | None:
     for name, unit in (("arrival", 1.0), ("timestamp", 1e-3)):
         if (value := record.get(name)) is None:
             continue
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < math.inf:
-            raise UsageError(f"{place}: {name}={value!r}: expected a time of at least 0")
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value <= _LATEST:
+            raise UsageError(f"{place}: {name}={_brief(value)}: expected a time from 0 to {_LATEST:g}")
         return value * unit
     return None
 

@@ -117,15 +117,27 @@ def check_asked(name: str, value: object) -> None:
         if not isinstance(value, str) or not value:
             raise UsageError(f"{name}={value!r}: expected text of at least one character")
     elif name == "request_rate":
-        if not number or not 0 < value < math.inf:  # type: ignore[operator]  # a number
-            raise UsageError(f"request_rate={value!r}: expected requests per second, more than 0")
+        least, most = _RATES
+        if not number or not least <= value <= most:  # type: ignore[operator]  # a number
+            raise UsageError(f"request_rate={value!r}: expected requests per second, from {least:g} to {most:,}")
     elif name == "arrivals":
         if value not in ARRIVALS:
             raise UsageError(f"arrivals={value!r}: expected {' or '.join(ARRIVALS)}")
     elif not number or not isinstance(value, int) or value < 1:
         raise UsageError(f"{name}={value!r}: expected a whole number of at least 1")
+    elif value > _MOST.get(name, value):
+        raise UsageError(f"{name}={value!r}: expected at most {_MOST[name]:,}")
 
 
+_RATES = (0.001, 100_000)
+_MOST: Mapping[str, int] = {
+    "prompt_tokens": 10_000_000,
+    "output_tokens": 10_000_000,
+    "shared_prefix_tokens": 10_000_000,
+    "concurrency": 16_384,  # a socket each
+    "requests": 1_000_000,
+}
+"""Above these no round would ever end."""
 _OPTIONAL = ("prompt", "request_rate", "arrivals", "requests", "shared_prefix_tokens", "mix")
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from pytest_llmperf.model import Unknown
 
 _PROC = Path("/proc")
+_ENDED = re.compile(r"^State:\s+[ZX]", re.MULTILINE)
 _RESET_PEAK = "5"  # proc(5): reset the peak resident set size to the current value
 
 
@@ -70,6 +71,8 @@ def _high_water(pids: Collection[int]) -> int | Unknown:
         try:
             text = status.read_text()
         except (FileNotFoundError, ProcessLookupError):  # it has just ended
+            continue
+        if _ENDED.search(text):  # it holds no memory any more, and waits for its parent to hear of it
             continue
         match = re.search(r"^VmHWM:\s+(\d+) kB", text, re.MULTILINE)
         if match is None:

@@ -38,11 +38,11 @@ def prompt_ids(workload: Workload, vocabulary: int, special: Collection[int], se
     """Seeded random token ids, `batch_size` × `prompt_tokens`, without the special ones.
 
     Different seeds give different prompts, so that no prefix cache answers one with another, but for what they are to
-    share.
+    share: never a whole prompt, however short a mix makes it.
     """
     draw = random.Random(seed)
     ordinary = _Ordinary(vocabulary, special)
-    shared = ordinary.ids(random.Random("shared"), min(workload.shared_prefix_tokens or 0, workload.prompt_tokens))
+    shared = ordinary.ids(random.Random("shared"), min(workload.shared_prefix_tokens or 0, workload.prompt_tokens - 1))
     own = workload.prompt_tokens - len(shared)
     return [[*shared, *ordinary.ids(draw, own)] for _ in range(workload.batch_size)]
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rich.console import Console
 
 from pytest_llmperf.cli import check_folder
 from pytest_llmperf.errors import MeasurementError, UsageError
-from pytest_llmperf.model import Verdict
+from pytest_llmperf.model import Verdict, check_asked
 from pytest_llmperf.reports.sweep import Step, sweep_record, sweep_tables
 from pytest_llmperf.reports.terminal import standard_output, tables_text
 from pytest_llmperf.session import Defaults, Llm, Session
@@ -33,6 +33,12 @@ def sweep(parsed: argparse.Namespace) -> int:
     reference = level.keywords["model"]
     if reference.in_process:
         raise UsageError(f"{parsed.target}: a sweep needs a server, as in http://127.0.0.1:8000/v1")
+    _check_loads(by, asked or [], parsed.most)
+    if level.tolerances:
+        metric = level.tolerances[0].metric
+        raise UsageError(
+            f"--limit '{metric}.within(…)': a sweep has no baseline; write a bound, as in '{metric} < 500'"
+        )
     if not parsed.limit and not asked:
         raise UsageError("without a --limit there is nothing to search for; name one, or the loads to measure")
     console = Console(stderr=True)
@@ -65,6 +71,17 @@ def sweep(parsed: argparse.Namespace) -> int:
     return _status(steps)
 
 
+def _check_loads(by: str, asked: Sequence[float], most: int | None) -> None:
+    option = f"--{by.removeprefix('request_')}"
+    for load in [*asked, *([most] if most is not None else [])]:
+        check_asked(by, load)
+    if asked and most is not None:
+        raise UsageError(f"--most {most} is for a search; leave it out, or write {option} without loads")
+    if len(set(asked)) < len(asked):
+        once = ",".join(str(load).removesuffix(".0") for load in dict.fromkeys(asked))
+        raise UsageError(f"{option}: a load is named twice; write {option} {once}")
+
+
 def _measuring(llm: Llm, by: str, steps: list[Step]) -> Callable[[float], bool]:
     def bears(load: float) -> bool:
         asked: dict[str, Any] = {by: int(load) if by == "concurrency" else load}
@@ -84,7 +101,7 @@ def _measuring(llm: Llm, by: str, steps: list[Step]) -> Callable[[float], bool]:
 
 def _verdict(step: Step) -> str:
     verdict = step.result.verdict if step.result is not None else Verdict.BROKEN
-    return verdict.value if verdict is not None else "measured"
+    return ", but ".join(filter(None, [verdict.value if verdict is not None else "measured", step.behind]))
 
 
 def _status(steps: list[Step]) -> int:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pytest_llmperf.model import Measurement, Result, Sample, Verdict
+from pytest_llmperf.model import Measurement, Result, Round, Sample, Verdict
 from pytest_llmperf.reports.table import Cell, Column, Table, failure, figure, verdict_cell
 from pytest_llmperf.sweep import most_borne
 from pytest_llmperf.units import short_number
@@ -24,6 +25,8 @@ _SPARE = ("itl p99", "requests/s")
 _CURVE = 16
 """Characters of its longest bar."""
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
+_KEPT_UP = 0.9
+"""Of a rate; where fewer requests are answered than come, they queue for ever."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,33 @@ class Step:
 
     @property
     def borne(self) -> bool:
-        """Whether every limit was kept, and known to be; where there is none, whether requests were answered."""
-        return self.result is not None and self.result.verdict in (Verdict.OK, None)
+        """Whether every limit was kept, and known to be; where there is none, whether requests were answered.
+
+        A rate is borne only if it was had: where client or server fall behind, a lower one was measured.
+        """
+        return self.result is not None and self.result.verdict in (Verdict.OK, None) and not self.behind
+
+    @property
+    def behind(self) -> str:
+        """How many requests were answered at a rate of which too few were."""
+        rate = self.measurement.workload.request_rate if self.measurement is not None else None
+        if self.measurement is None or rate is None:
+            return ""
+        slowed = [slowed for taken in self.measurement.rounds if (slowed := _slowed(taken)) is not None]
+        if not slowed or statistics.median(slowed) <= 1 / _KEPT_UP:
+            return ""
+        return f"only {short_number(rate / statistics.median(slowed))}/s were answered"
+
+
+def _slowed(taken: Round) -> float | None:
+    """Seconds between answers for each second between the times that their requests were due at.
+
+    The slope of a line, so that answers of different lengths, or the last one's time, do not look like falling behind.
+    """
+    due = [trace.sent for trace in taken.traces]
+    if len(set(due)) < 2:
+        return None
+    return statistics.linear_regression(due, [trace.ended for trace in taken.traces]).slope
 
 
 def sweep_tables(steps: Sequence[Step], by: str, target: str) -> list[Table]:
@@ -65,12 +93,21 @@ def sweep_tables(steps: Sequence[Step], by: str, target: str) -> list[Table]:
         figures = [figure(_value(step, *named)) for named in _FIGURES.values()]
         curve = Cell(_bar(_value(step, "ttft_ms", "median"), longest), dim=True)
         table.rows.append((Cell(short_number(step.load)), *figures, verdict_cell(_verdict(step)), curve))
-        if step.missing:
-            table.notes.append(f"{by} {short_number(step.load)}: {step.missing}")
-        table.notes.extend(step.result.notes if step.result else ())
     limited = any(step.result is None or step.result.verdict is not None for step in ordered)
-    table.notes[:] = [*dict.fromkeys(table.notes), *([finding(ordered, by)] if limited else [])]
+    table.notes.extend([*_notes(ordered, by), *([finding(ordered, by)] if limited else [])])
     return [table]
+
+
+def _notes(ordered: Sequence[Step], by: str) -> list[str]:
+    """What is to be said of all loads once, then what is of some, with the load."""
+    measured = [set(step.result.notes) for step in ordered if step.result is not None]
+    general = set.intersection(*measured) if measured else set()
+    notes = [note for step in ordered if step.result is not None for note in step.result.notes if note in general]
+    for step in ordered:
+        own = step.result.notes if step.result is not None else (step.missing,)
+        said = [note for note in (*own, step.behind) if note and note not in general]
+        notes += [f"{by} {short_number(step.load)}: {note}" for note in said]
+    return list(dict.fromkeys(notes))
 
 
 def finding(steps: Sequence[Step], by: str) -> str:
@@ -112,7 +149,10 @@ def _why(step: Step) -> str:
     if step.result is None:
         return step.missing
     if step.result.fails:
-        return failure(step.result)
+        unknown = [row.note for row in step.result.rows if row.fails and row.value is None]
+        return "; ".join([failure(step.result), *dict.fromkeys(unknown)])
+    if step.behind:
+        return step.behind
     return f"{step.result.verdict.value if step.result.verdict else ''}: more requests would tell"
 
 

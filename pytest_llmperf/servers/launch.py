@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from pytest_llmperf.errors import UsageError
 
@@ -137,10 +137,14 @@ def _check_ready(ready: str) -> None:
     try:
         parts = urlsplit(ready.replace(PORT, "80"))
         host, _ = parts.hostname, parts.port
+        (host or "").encode("idna")
     except (ValueError, AttributeError):
         raise UsageError(f"ready={ready!r}: expected a URL, {example}") from None
     if parts.scheme not in ("http", "https") or not host:
         raise UsageError(f"ready={ready!r}: expected a whole URL with http:// and a host, {example}")
+    if re.search(r"[^!-~]", parts.path + parts.query):
+        encoded = quote(ready, safe="%{}:/?#[]@!$&'()*+,;=")
+        raise UsageError(f"ready={ready!r}: a URL holds neither blanks nor letters beyond ASCII; write {encoded}")
 
 
 def _check_env(env: Mapping[str, str]) -> None:

@@ -14,7 +14,7 @@ from pytest_llmperf.model import Memory
 from pytest_llmperf.servers import log as logs
 from pytest_llmperf.servers.kept import Kept
 from pytest_llmperf.servers.launch import PORT, Launch, free_port
-from pytest_llmperf.servers.ready import is_taken, what_is_amiss
+from pytest_llmperf.servers.ready import PATIENCE_S, is_taken, what_is_amiss
 from pytest_llmperf.servers.tree import Tree, none_of
 from pytest_llmperf.units import how_ended, short_duration
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _LOOK_AGAIN_S = 0.1
+_LEAST_PATIENCE_S = 0.5
 _PORTS = {"http": 80, "https": 443}
 _LOOPBACK = ("127.0.0.1", "::1", "0.0.0.0")
 _RUNNING: dict[tuple[str, int], Server] = {}
@@ -115,7 +116,7 @@ class Server:
 
     def _wait(self, ready: str, timeout: float, tell: Callable[[str], None]) -> None:
         began = time.monotonic()
-        while amiss := what_is_amiss(ready):
+        while amiss := what_is_amiss(ready, _patience(timeout - (time.monotonic() - began))):
             self.check()
             waited = time.monotonic() - began
             if waited >= timeout:
@@ -131,6 +132,11 @@ class Server:
         if self._tree is not None:
             self._tree.close()
             self._tree = None
+
+
+def _patience(left: float) -> float:
+    """Seconds that one look may take, where so many are left."""
+    return min(PATIENCE_S, max(_LEAST_PATIENCE_S, left))
 
 
 def serving(url: str) -> Server | None:

@@ -96,6 +96,14 @@ def test_a_replay_is_known_by_its_content_and_a_drawn_mix_by_its_text(recorded) 
         ("uniform:a,1", "'a' is no length"),
         ("lognormal:9<5,1", "'9<5' is no length"),
         ("lognormal:9~x,1", "'9~x' is no length"),
+        (
+            "uniform:1-10000001,1",
+            "'1-10000001' is no length; expected tokens such as 128, or a range such as 32-512, up",
+        ),
+        ("lognormal:512~128,128~32", "'512~128': the spread is that of the logarithm, at most 3, such as 512~0.6"),
+        ("lognormal:9<10000001,1", "'9<10000001' is no length"),
+        ("uniform:٣-٤,2", "'٣-٤' is no length"),
+        ("replay:a\0b", "cannot be read: "),
         ("replay:nowhere.jsonl", "nowhere.jsonl cannot be read: No such file"),
     ],
 )
@@ -104,6 +112,18 @@ def test_what_is_no_mix_is_said_to_be_none(text: str, said: str) -> None:
         mix_of(text)
     assert said in str(error.value)
     assert repr(text) in str(error.value)
+
+
+@pytest.mark.parametrize("length", ["9" * 5000, f"1-{'9' * 5000}", f"512~{'9' * 400}", f"512<{'9' * 5000}"])
+def test_a_number_without_end_is_no_length(length: str) -> None:
+    for kind in ("uniform", "lognormal"):
+        with pytest.raises(UsageError) as error:
+            mix_of(f"{kind}:{length},2")
+        assert len(str(error.value)) < 500
+
+
+def test_the_widest_spread_stays_below_the_most_tokens() -> None:
+    assert max(shape.prompt_tokens for shape in _drawn("lognormal:9999999~3,1")) == 10_000_000
 
 
 @pytest.mark.parametrize(
@@ -115,6 +135,9 @@ def test_what_is_no_mix_is_said_to_be_none(text: str, said: str) -> None:
         ([{"prompt_tokens": 1}], "line 1: output_tokens is missing (it has: prompt_tokens)"),
         ([{"prompt_tokens": 1, "output_tokens": 0}], "line 1: output_tokens=0: expected a whole number"),
         ([{"prompt_tokens": True, "output_tokens": 1}], "line 1: prompt_tokens=True: expected a whole number"),
+        ([{"prompt_tokens": 10**400, "output_tokens": 1}], "line 1: prompt_tokens=1000"),
+        ([{"prompt_tokens": 1, "output_tokens": 1, "timestamp": 10**401}], "line 1: timestamp=1000"),
+        (["[" * 200_000], "line 1: no request: it is nested too deeply"),
         ([{"prompt_tokens": 1, "output_tokens": 1, "arrival": -1}], "line 1: arrival=-1: expected a time"),
         ([{"prompt_tokens": 1, "output_tokens": 1, "arrival": "now"}], "line 1: arrival='now': expected a time"),
         (

@@ -42,7 +42,7 @@ from pytest_llmperf.model import (
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 moderate = st.floats(min_value=-1e6, max_value=1e6)
-sizes = st.integers(min_value=1, max_value=2**40)
+sizes = st.integers(min_value=1, max_value=2**14)
 SIZES = ("prompt_tokens", "output_tokens", "batch_size", "concurrency")
 
 
@@ -553,3 +553,27 @@ def test_a_profile_as_json_has_shares_beside_what_was_seen() -> None:
     assert record["decode"]["seconds"] is None
     assert record["decode"]["outside"] is None
     assert record["unknown"] == {"decode": "one token"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("concurrency", 10**6, "concurrency=1000000: expected at most 16,384"),
+        ("requests", 10**7, "requests=10000000: expected at most 1,000,000"),
+        ("prompt_tokens", 10**8, "prompt_tokens=100000000: expected at most 10,000,000"),
+        ("output_tokens", 10**8, "output_tokens=100000000: expected at most 10,000,000"),
+        ("request_rate", 1e9, "request_rate=1000000000.0: expected requests per second, from 0.001 to 100,000"),
+        ("request_rate", 1e-9, "request_rate=1e-09: expected requests per second, from 0.001"),
+        ("request_rate", float("nan"), "request_rate=nan: expected requests per second"),
+    ],
+)
+def test_a_load_that_would_never_end_is_refused(name: str, value: float, said: str) -> None:
+    with pytest.raises(UsageError) as error:
+        Workload(**{name: value})
+    assert said in str(error.value)
+
+
+def test_the_greatest_loads_are_none_too_many() -> None:
+    assert Workload(concurrency=16_384, requests=10**6).loads
+    assert Workload(request_rate=100_000).loads
+    assert Workload(request_rate=0.001).loads

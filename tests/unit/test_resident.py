@@ -53,3 +53,8 @@ def test_one_mark_that_cannot_be_reset_has_all_sampled(proc: Path, monkeypatch: 
 def test_a_status_without_a_high_water_mark_leaves_it_unknown(proc: Path) -> None:
     (proc / "7" / "status").write_text("Name:\tpython\nVmRSS:\t100 kB\n")
     assert watched(7).peak() == Unknown(f"{proc}/7/status shows no VmHWM")
+
+
+def test_a_process_that_has_ended_and_is_not_waited_for_holds_nothing(proc: Path) -> None:
+    (proc / "7" / "status").write_text("Name:\tpython\nState:\tZ (zombie)\n")
+    assert watched(7, 8).peak() == 66 * 1024

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,8 +23,9 @@ import pytest
 from pytest_llmperf import resident
 from pytest_llmperf.errors import TargetError, UsageError
 from pytest_llmperf.model import Unknown
-from pytest_llmperf.servers import Launch, Server, keeper, kept, serving, tree
+from pytest_llmperf.servers import Launch, Server, keeper, kept, server, serving, tree
 from pytest_llmperf.servers import log as logs
+from pytest_llmperf.servers.ready import what_is_amiss
 from tests.programs import READY, ask, command_in, left_of, processes_of
 
 MIB = 2**20
@@ -48,8 +50,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
         return started[-1]
 
     yield start
-    for server in started:
-        server.stop()
+    for each in started:
+        each.stop()
 
 
 def keepers() -> list[psutil.Process]:
@@ -105,6 +107,9 @@ def test_in_a_list_nothing_is_for_a_shell() -> None:
         ("ftp://127.0.0.1/health", "expected a whole URL"),
         ("http://127.0.0.1:port/health", "expected a URL"),
         ("http://[::1/health", "expected a URL"),
+        ("http://a..b/", r"ready='http://a..b/': expected a URL, such as"),
+        ("http://127.0.0.1:9/é", "neither blanks nor letters beyond ASCII; write http://127.0.0.1:9/%C3%A9"),
+        ("http://127.0.0.1:9/a b", "write http://127.0.0.1:9/a%20b"),
         (8000, "ready=8000: expected a URL"),
     ],
 )
@@ -225,6 +230,45 @@ def test_what_is_no_http_is_not_ready(tmp_path: Path) -> None:
     """
     said = never_ready(tmp_path, [sys.executable, "-S", "-c", code], timeout=1)
     assert "gives no answer that HTTP knows (BadStatusLine: +OK" in said
+
+
+@contextmanager
+def answering(answer: bytes, drip: bytes = b"") -> Iterator[str]:
+    """The URL of a server that says so to the first who comes, and then a byte now and then."""
+
+    def serve() -> None:
+        connection, _ = listening.accept()
+        with connection, suppress(OSError):
+            connection.recv(1000)
+            connection.sendall(answer)
+            while drip and not over.wait(0.02):
+                connection.sendall(drip)
+
+    over = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
+        over.set()
+        thread.join()
+
+
+def test_headers_without_end_are_not_waited_for() -> None:
+    with answering(b"HTTP/1.1 200 OK\r\n", drip=b"X") as url:
+        assert what_is_amiss(url, 1) == "gives no whole answer within 1 s"
+
+
+def test_no_look_takes_longer_than_there_is_time(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[float] = []
+    monkeypatch.setattr(server, "what_is_amiss", lambda url, patience: asked.append(patience) or "")
+    start(timeout=2)
+    assert 0.5 <= asked[0] <= 2
+
+
+@pytest.mark.parametrize("place", [b"http://[::1", b"http://a..b/", b"/", b"file:///etc/hosts"])
+def test_a_redirection_is_not_ready(place: bytes) -> None:
+    with answering(b"HTTP/1.1 302 Found\r\nLocation: " + place + b"\r\nContent-Length: 0\r\n\r\n") as url:
+        assert what_is_amiss(url) == "answers 302 (Found)"
 
 
 def test_a_proxy_is_not_asked_for_what_runs_here(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:

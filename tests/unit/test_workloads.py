@@ -74,6 +74,17 @@ def test_prompts_share_as_much_as_they_are_to_and_no_more() -> None:
     assert len(one) == len(other) == 20
 
 
+def test_a_prompt_of_a_mix_that_is_shorter_than_what_is_shared_ends_in_a_token_of_its_own() -> None:
+    def prompts(tokens: int) -> list[list[int]]:
+        short = Workload(tokens, 1, shared_prefix_tokens=64, mix="uniform:1-4,2")
+        return [prompt_ids(short, 32_000, (), seed)[0] for seed in (1, 2)]
+
+    one, other = prompts(4)
+    assert (len(one), one[:3]) == (4, other[:3])
+    assert one[3] != other[3]
+    assert prompts(1)[0] != prompts(1)[1]
+
+
 def test_requests_are_as_long_as_the_workload_says_or_its_mix() -> None:
     assert lengths(Workload(20, 5), seed=3) == Shape(20, 5)
     assert lengths(Workload(mix="uniform:7,2"), seed=3) == Shape(7, 2)
