@@ -17,6 +17,8 @@ from pytest_llmperf.servers import Launch
 if TYPE_CHECKING:
     from pytest_llmperf.targets.endpoint import Endpoint
 
+_LOG_NAME = 60
+
 
 class Server(servers.Server):
     """A running server, as a test sees it."""
@@ -71,7 +73,7 @@ class Servers:
             name: tells servers of the same command apart.
         """
         try:
-            return self._ready(command, ready, timeout, env, self._config.rootpath / (cwd or ""), name)
+            return self._ready(command, ready, timeout, env, cwd, name)
         except LlmperfError as error:
             if self._config.get_verbosity() >= 2:
                 raise
@@ -89,11 +91,14 @@ class Servers:
         ready: str,
         timeout: float,
         env: Mapping[str, str] | None,
-        folder: Path,
+        cwd: str | os.PathLike[str] | None,
         name: str | None,
     ) -> Server:
         if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout > 0:
             raise UsageError(f"timeout={timeout!r}: expected seconds, more than 0")
+        if cwd is not None and (not isinstance(cwd, (str, os.PathLike)) or "\0" in str(cwd)):
+            raise UsageError(f"cwd={cwd!r}: expected the path of a folder")
+        folder = self._config.rootpath / (cwd or "")
         launch = Launch.of(command, ready, env=env, folder=folder, name=name)
         if launch not in self._started:
             self._started[launch] = self._start(launch, timeout)
@@ -105,7 +110,7 @@ class Servers:
 
     def _start(self, launch: Launch, timeout: float) -> Server | LlmperfError:
         progress = Progress(self._config)
-        log = self._folder / f"{Path(launch.command[0]).name}-{len(self._started) + 1}.log"
+        log = self._folder / f"{Path(launch.command[0]).name[:_LOG_NAME]}-{len(self._started) + 1}.log"
         try:
             return Server(launch, log, timeout=timeout, tell=progress)
         except LlmperfError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import re
 import shlex
@@ -20,6 +21,10 @@ PORT = "{port}"
 _OF_A_SHELL = re.compile(r"[|&;<>]+|\d?>{1,2}(&\d)?|.*\$[\w({].*|.*`.*|.*[^;];")
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)=(.*)")
 _NAME_SHOWN = 60
+_SHOWN = 200
+"""Characters of what is wrong."""
+_MOST_PASSED = 100_000
+"""Linux takes 128 KiB in one argument, and the keeper is told all of them in one."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,9 @@ class Launch:
             UsageError: what it says cannot be started, or could never become ready.
         """
         words = _words(command)
-        _check_env(env or {})
+        _check_env({} if env is None else env)
+        if name is not None and not isinstance(name, str):
+            raise UsageError(f"name={name!r}: expected text")
         if not folder.is_dir():
             raise UsageError(f"cwd={str(folder)!r}: there is no such folder")
         _check_ready(ready)
@@ -103,13 +110,18 @@ def free_port() -> int:
 
 
 def _words(command: str | Sequence[str | os.PathLike[str]]) -> tuple[str, ...]:
+    if not isinstance(command, (str, list, tuple)):
+        raise UsageError(f"command {command!r}: expected text, or a list of words")
     words = _split(command) if isinstance(command, str) else tuple(command)
+    shown = _brief(command)
     for word in words:
         if not isinstance(word, (str, os.PathLike)):
-            raise UsageError(f"command {command!r}: expected text, not {word!r}")
+            raise UsageError(f"command {shown}: expected text, not {word!r}")
     if not words:
-        raise UsageError(f"command {command!r} is empty: expected a program and its arguments")
-    return tuple(os.fspath(word) for word in words)
+        raise UsageError(f"command {shown} is empty: expected a program and its arguments")
+    texts = tuple(os.fspath(word) for word in words)
+    _check_passable(f"command {shown}", texts)
+    return texts
 
 
 def _split(command: str) -> tuple[str, ...]:
@@ -148,9 +160,33 @@ def _check_ready(ready: str) -> None:
 
 
 def _check_env(env: Mapping[str, str]) -> None:
+    if not isinstance(env, Mapping):
+        raise UsageError(f"env={_brief(env)}: expected names and values, such as {{'GPU': '0'}}")
     for name, value in env.items():
+        shown = f"env={_brief({name: value})}"
         if not isinstance(name, str) or not isinstance(value, str):
-            raise UsageError(f"env={{{name!r}: {value!r}}}: expected text")
+            raise UsageError(f"{shown}: expected text")
+        if not name or "=" in name:
+            raise UsageError(f"{shown}: {_brief(name)} is no name of a variable: expected text without '='")
+        _check_passable(shown, (name, value))
+
+
+def _check_passable(place: str, texts: Sequence[str]) -> None:
+    """That a program can be given these."""
+    for text in texts:
+        try:
+            if "\0" in text:
+                raise UsageError(f"{place}: {_brief(text)} holds a null character, which no program can be given")
+            os.fsencode(text)
+        except (TypeError, UnicodeError):
+            raise UsageError(f"{place}: {_brief(text)} is no text that a program can be given") from None
+    if (size := len(json.dumps(texts))) > _MOST_PASSED:
+        raise UsageError(f"{place}: {size:,} characters are too many; write them to a file (at most {_MOST_PASSED:,})")
+
+
+def _brief(value: object) -> str:
+    whole = repr(value)
+    return whole if len(whole) <= _SHOWN else f"{whole[:_SHOWN]}…"
 
 
 def _short(words: tuple[str, ...]) -> str:

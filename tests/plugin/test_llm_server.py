@@ -51,6 +51,23 @@ def started(suite: pytest.Pytester) -> list[psutil.Process]:
     return found
 
 
+def test_a_folder_that_cannot_be_one_is_named(suite: pytest.Pytester) -> None:
+    suite_of(
+        suite,
+        """
+import pytest
+
+@pytest.mark.parametrize("folder", [3, b"x", "a\\0b"])
+def test_there(llm_server, folder):
+    llm_server(COMMAND, ready=READY, cwd=folder)
+""",
+    )
+    result = suite.runpytest()
+    result.assert_outcomes(failed=3)
+    result.stdout.fnmatch_lines(["llm_server: cwd=3: expected the path of a folder"])
+    assert len([line for line in result.outlines if line.startswith("llm_server: cwd=")]) == 3
+
+
 def test_the_same_arguments_name_the_same_server(suite: pytest.Pytester) -> None:
     suite_of(
         suite,

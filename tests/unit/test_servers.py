@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pynvml
@@ -135,6 +136,38 @@ def test_other_misuse_is_named(tmp_path: Path) -> None:
         Launch.of("serve", "http://localhost", env={"GPU": 0}, folder=Path())
     with pytest.raises(UsageError, match=r"cwd='.*absent': there is no such folder"):
         Launch.of("serve", "http://localhost", folder=tmp_path / "absent")
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (None, "command None: expected text, or a list of words"),
+        (b"serve", "expected text, or a list of words"),
+        (["serve", "a\0b"], r"'a\\x00b' holds a null character"),
+        (["serve", "\ud800"], "is no text that a program can be given"),
+        (["serve", "x" * 300_000], "300,0.. characters are too many; write them to a file"),
+    ],
+)
+def test_what_no_program_can_be_given_is_refused(command, said: str) -> None:
+    with pytest.raises(UsageError, match=said) as error:
+        words(command)
+    assert len(str(error.value)) < 600
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        ({"env": {"A=B": "c"}}, r"env=\{'A=B': 'c'\}: 'A=B' is no name of a variable"),
+        ({"env": {"": "c"}}, "'' is no name of a variable"),
+        ({"env": {"A": "c\0"}}, "holds a null character"),
+        ({"env": {"A": "c" * 200_000}}, "characters are too many"),
+        ({"env": ["A=B"]}, r"env=\['A=B'\]: expected names and values"),
+        ({"name": 3}, "name=3: expected text"),
+    ],
+)
+def test_what_a_server_cannot_have_beside_its_command_is_refused(named: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        Launch.of("serve", "http://localhost", folder=Path(), **named)
 
 
 def test_a_long_command_is_called_by_its_beginning() -> None:
