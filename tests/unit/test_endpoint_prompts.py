@@ -106,6 +106,15 @@ def test_a_shared_prefix_is_alike_in_all_prompts_and_the_rest_is_not():
     assert {len(prompt) for prompt in made} == {40}
 
 
+def test_a_prefix_as_long_as_the_prompt_leaves_it_a_word_of_its_own():
+    words = Words(tuple(WORDS[:32]), tuple(WORDS), 0)
+    made = {
+        words.prompt(Workload(mix="uniform:6,1", prompt_tokens=6, shared_prefix_tokens=64), seed) for seed in range(50)
+    }
+    assert len({prompt.rpartition(" ")[0] for prompt in made}) == 1
+    assert len(made) > 20
+
+
 def test_ids_are_ordinary_in_every_vocabulary():
     ids = Ids().prompt(Workload(5000), 1)
     assert min(ids) >= ORDINARY.start

@@ -90,7 +90,7 @@ class Words:
                 f"prompt_tokens={workload.prompt_tokens}: the server adds {self.overhead} to every prompt, so ask for "
                 f"at least {self.overhead + 1}"
             )
-        return self.text(words, seed, min(workload.shared_prefix_tokens or 0, words))
+        return self.text(words, seed, min(workload.shared_prefix_tokens or 0, words - 1))
 
     def text(self, words: int, seed: int, shared: int = 0) -> str:
         """So many words, the first of them shared by all seeds."""
