@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pytest_llmperf.session import Llm
     from pytest_llmperf.targets import endpoint, random_weights, stream
 
+    acceptance_rate: Expression
     activations_mib: Expression
     cold_ttft_ms: Expression
     compiles: Expression
@@ -65,6 +66,7 @@ __all__ = [
     "Profile",
     "Scaling",
     "Workload",
+    "acceptance_rate",
     "activations_mib",
     "cold_ttft_ms",
     "compiles",

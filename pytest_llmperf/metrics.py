@@ -150,6 +150,15 @@ def _mib(count: int | Unknown) -> float | Unknown:
     return count if isinstance(count, Unknown) else mebibytes(count)
 
 
+def _accepted(trace: Trace) -> float | Unknown:
+    """Each step brings the drafts that were accepted, and one token of the model's own."""
+    if trace.drafted is None:
+        return Unknown("nothing was drafted: the model decodes without assistance")
+    if trace.drafted == 0:
+        return Unknown("the assistant drafted no token")
+    return (trace.output_tokens - len(trace.arrivals)) / trace.drafted
+
+
 def _itl(taken: Round) -> Values:
     gaps = [milliseconds(gap) for trace in taken.traces for gap in trace.gaps]
     return gaps or SINGLE_ARRIVAL
@@ -323,6 +332,16 @@ _METRICS = (
         "output tokens / arrivals: more than 1 where several come at once, as assisted decoding accepts them",
         "vLLM: mean acceptance length",
         _per_request(lambda trace: trace.output_tokens / len(trace.arrivals)),
+        Better.HIGHER,
+    ),
+    Metric(
+        "acceptance_rate",
+        "share",
+        Kind.REPORT,
+        Per.REQUEST,
+        "of the tokens that assisted decoding drafted, those that the model accepted; unknown without it",
+        "vLLM: draft acceptance rate; transformers GenerationMixin._assisted_decoding",
+        _per_request(_accepted),
         Better.HIGHER,
     ),
     Metric(

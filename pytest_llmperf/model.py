@@ -158,6 +158,7 @@ class Trace:
         unsteady: which gaps, counted from 0, came right after a pause and tell of it rather than of the target.
         tokens: generated in all, where it is known though not how many each arrival brought.
         lag: seconds by which the client sent it later than it was due.
+        drafted: tokens that assisted decoding proposed; None where nothing did.
     """
 
     sent: float
@@ -172,6 +173,7 @@ class Trace:
     unsteady: tuple[int, ...] = ()
     tokens: int | None = None
     lag: float = 0.0
+    drafted: int | None = None
 
     @property
     def output_tokens(self) -> int:

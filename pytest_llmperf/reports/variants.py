@@ -17,6 +17,7 @@ _SHOWN: Mapping[str, Column] = {
     "peak_memory_mib": Column("peak MiB", right=True),
     "flops_per_token": Column("FLOP/token", right=True),
     "ops_per_token": Column("ops/token", right=True),
+    "acceptance_rate": Column("accepted", right=True),
     "tokens_per_step": Column("tokens/step", right=True),
 }
 _USUAL: Mapping[str, float] = {"tokens_per_step": 1}

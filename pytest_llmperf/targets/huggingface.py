@@ -110,6 +110,7 @@ class GenerateTarget:
             tokenize=tokenize,
             detokenize=detokenize,
             device_arrivals=recorder.device_arrivals(),
+            drafted=recorder.drafted,
         )
 
     def step_through(self, request: Request, mark: Callable[[], object]) -> None:

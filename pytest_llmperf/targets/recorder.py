@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,6 +50,8 @@ class Recorder:
     rest: Rest = no_rest
     arrivals: list[float] = field(default_factory=list)
     counts: list[int] = field(default_factory=list)
+    drafted: int | None = None
+    """Tokens that assisted decoding proposed."""
     _began: list[Stamp] = field(default_factory=list)
     _ended: list[Stamp] = field(default_factory=list)
     _steps: list[Stamp] = field(default_factory=list)
@@ -77,9 +79,22 @@ class Recorder:
         with (
             _stamped_once(model, "prepare_inputs_for_generation", self._began, stamp),
             _stamped_once(model, "_prefill", self._ended, stamp) as shows_prefill,
+            _returning(model, "_get_candidate_generator", self._count_drafts),
         ):
             each_step = StampingProcessor(lambda: self._steps.append(stamp()))
             yield [] if shows_prefill and not self.device.has_own_clock else [each_step]
+
+    def _count_drafts(self, generator: Any) -> None:
+        """Of an assistant that is about to propose tokens."""
+        propose = generator.get_candidates
+        self.drafted = self.drafted or 0
+
+        def proposing(input_ids: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            proposed = propose(input_ids, *args, **kwargs)
+            self.drafted += proposed[0].shape[1] - input_ids.shape[1]
+            return proposed
+
+        generator.get_candidates = proposing
 
     def prefill_seconds(self) -> float | Unknown:
         ended = self._ended or self._steps
@@ -91,9 +106,21 @@ class Recorder:
         return tuple(self.device.seconds(self._began[0], step) for step in self._steps)
 
 
+def _stamped_once(
+    model: Any, method: str, stamps: list[Stamp], stamp: Callable[[], Stamp]
+) -> AbstractContextManager[bool]:
+    """Stamps when a method of the model first returns; gives whether it has that method."""
+
+    def returned(result: object) -> None:
+        if not stamps:
+            stamps.append(stamp())
+
+    return _returning(model, method, returned)
+
+
 @contextmanager
-def _stamped_once(model: Any, method: str, stamps: list[Stamp], stamp: Callable[[], Stamp]) -> Iterator[bool]:
-    """Stamps when a method of the model first returns; gives whether it has that method.
+def _returning(model: Any, method: str, tell: Callable[[Any], None]) -> Iterator[bool]:
+    """Tells what a method of the model returns, each time; gives whether it has that method.
 
     Forward hooks would do the same, but compilation traces them into its graphs.
     """
@@ -105,8 +132,7 @@ def _stamped_once(model: Any, method: str, stamps: list[Stamp], stamp: Callable[
     @functools.wraps(original)  # generate() reads the method's signature
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         result = original(*args, **kwargs)
-        if not stamps:
-            stamps.append(stamp())
+        tell(result)
         return result
 
     had = vars(model).get(method)

@@ -132,6 +132,14 @@ def test_tokens_that_are_only_known_in_all_are_spread_over_the_arrivals() -> Non
     assert m.tokens_per_step == 3
 
 
+def test_of_what_was_drafted_some_was_accepted() -> None:
+    """Four steps bring ten tokens: six of them were drafted, out of eight."""
+    m = _of(dataclasses.replace(_sent(0.0, 1.0, 2.0, 3.0, 4.0), counts=(1, 4, 4, 1), drafted=8))
+    assert m.acceptance_rate == 6 / 8
+    assert "without assistance" in _of(UNEVEN).unknown["acceptance_rate"]
+    assert "drafted no token" in _of(dataclasses.replace(UNEVEN, drafted=0)).unknown["acceptance_rate"]
+
+
 def _with_objectives(*limits: Limit) -> Measurement:
     """Of 200 and 300 ms to the first token, and gaps of 100 and 500 ms, and of 100 and 100."""
     uneven, even = _sent(0.0, 0.2, 0.3, 0.8), _sent(1.0, 1.3, 1.4, 1.5)
@@ -377,6 +385,8 @@ _TRACE = Trace(
     prefill=0.08,
     tokenize=0.002,
     detokenize=0.001,
+    counts=(1, 1, 1, 1),
+    drafted=2,
 )
 CEILINGS = Ceilings(bandwidth=1e9, flop_rate=1e11)
 BEFORE = Measurement(
@@ -425,6 +435,7 @@ WORSENED = {
     "tokenize_ms": _trace(lambda trace: dataclasses.replace(trace, tokenize=0.003)),
     "detokenize_ms": _trace(lambda trace: dataclasses.replace(trace, detokenize=0.002)),
     "tokens_per_step": _trace(lambda trace: dataclasses.replace(trace, counts=(1, 1, 1, 0))),  # one brings nothing
+    "acceptance_rate": _trace(lambda trace: dataclasses.replace(trace, counts=(1, 1, 1, 0))),
     "output_tokens_per_s": _later(each_gap=0.005),
     "total_tokens_per_s": _later(first=0.05),
     "requests_per_s": _later(each_gap=0.005),
@@ -517,7 +528,7 @@ def test_a_share_of_no_time_is_unknown() -> None:
 # Entries
 
 UNIT_IN_NAME = {
-    "share": "^m[bf]u$|_share$",
+    "share": "^m[bf]u$|_share$|_rate$",
     "requests/s": "_per_s$",
     "price": "^cost_",
     "ms": "_ms$",

@@ -21,6 +21,7 @@ EXPORTED = [
     "Profile",
     "Scaling",
     "Workload",
+    "acceptance_rate",
     "activations_mib",
     "cold_ttft_ms",
     "compiles",

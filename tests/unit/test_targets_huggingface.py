@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import time
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ from pytest_llmperf.errors import MeasurementError, TargetError, UsageError
 from pytest_llmperf.model import Unknown, Workload
 from pytest_llmperf.targets import LoadOptions, random_weights, resolve
 from pytest_llmperf.targets.huggingface import GenerateTarget
-from tests.fakes import FakeDevice
+from tests.fakes import TINY, FakeDevice
 
 CPU = LoadOptions(device="cpu")
 GPT2 = random_weights("gpt2", n_layer=2, n_embd=32, n_head=4, vocab_size=100, n_positions=64)
@@ -541,3 +542,16 @@ def test_on_a_real_gpu_device_times_are_ascending_and_within_the_hosts():
     assert 0 < trace.prefill <= trace.device_arrivals[0]
     assert trace.device_arrivals[-1] <= (trace.arrivals[-1] - trace.sent) * 1.1
     assert target.dtype == "bfloat16"
+
+
+@pytest.mark.parametrize("assisted", [True, False])
+def test_what_an_assistant_drafted_is_counted(assisted: bool) -> None:
+    """An assistant that is the model itself drafts nothing that the model would not have said."""
+    target = resolve(TINY).load(LoadOptions(device="cpu"))
+    if assisted:
+        generate, itself = target.model.generate, copy.deepcopy(target.model)
+        target.model.generate = functools.partial(generate, assistant_model=itself)
+    trace = target.run(target.request(Workload(16, 24), 1), time.perf_counter)
+    assert trace.output_tokens == 24
+    assert trace.drafted == (24 - len(trace.arrivals) if assisted else None)
+    assert len(trace.arrivals) < 24 or not assisted
