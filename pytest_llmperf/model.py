@@ -131,9 +131,6 @@ def check_asked(name: str, value: object) -> None:
 
 _RATES = (0.001, 100_000)
 _MOST: Mapping[str, int] = {
-    "prompt_tokens": 10_000_000,
-    "output_tokens": 10_000_000,
-    "shared_prefix_tokens": 10_000_000,
     "concurrency": 16_384,  # a socket each
     "requests": 1_000_000,
 }

@@ -74,6 +74,7 @@ def test_a_failure_is_as_wide_as_the_controllers_terminal(
     suite: pytest.Pytester, temp: Path, monkeypatch: pytest.MonkeyPatch, columns: int
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # of a run that these tests are spread over
     label = "a_label_" * 12
     suite.makepyfile(test_chat=HEAD + f"@llm_perf(NEVER, model=FAST)\ndef test_bad(llm):\n    llm.measure('{label}')\n")
     (suite.path / "conftest.py").write_text(
