@@ -40,6 +40,10 @@ class BaselineError(LlmperfError):
     """A stored baseline cannot be read or written."""
 
 
+class ReportError(LlmperfError):
+    """A report cannot be read or written."""
+
+
 class ForeignError(LlmperfError):
     """A file of another tool cannot be read, or does not say what a measurement is made of."""
 

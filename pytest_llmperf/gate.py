@@ -9,7 +9,7 @@ from pathlib import PurePath
 from typing import Any
 
 from pytest_llmperf import metrics
-from pytest_llmperf.baselines.compare import Rules
+from pytest_llmperf.baselines.compare import Baseline, Rules
 from pytest_llmperf.baselines.entries import stored_workload
 from pytest_llmperf.baselines.environment import hardware
 from pytest_llmperf.baselines.noise import noise_of
@@ -84,6 +84,16 @@ class Gate:
             alpha=alpha(self.comparisons),
             noise=self._noise[of],
         )
+
+    def baseline(self, evidence: Evidence) -> Baseline:
+        """What is stored of the same workload on the same hardware."""
+        measurement = evidence.measurement
+        environment, workload = measurement.environment, stored_workload(measurement.workload)
+        return self.store.find(evidence.key, environment.hardware, environment.device_type, workload)
+
+    def elsewhere(self, key: str) -> list[str]:
+        """Of which hardware there is a baseline of the test, of whatever workload."""
+        return self.store.hardware_with(key)
 
     def session(self, measurement: Measurement, settings: Settings, wanted: Callable[[Metric], bool]) -> Session:
         """What is kept of one process's measurement, of the metrics that are wanted."""

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from pytest_llmperf import metrics
+from pytest_llmperf.baselines.basis import Basis
 from pytest_llmperf.baselines.compare import Baseline, changed_around, compare, since
-from pytest_llmperf.baselines.entries import is_timed, stored_workload, untimed
+from pytest_llmperf.baselines.entries import is_timed, untimed
 from pytest_llmperf.baselines.exact import counted_with
 from pytest_llmperf.baselines.schema import Session
 from pytest_llmperf.duet.compare import PairTaken, compare_pairs
@@ -62,6 +63,29 @@ def _with_reason(row: Row, measurement: Measurement) -> Row:
     return dataclasses.replace(row, note="; ".join(filter(None, [row.note, said]))) if said else row
 
 
+def basis_of(evidence: Evidence, gate: Gate | None, *, judged: bool = True) -> Basis:
+    """All that `judge` looked at."""
+    own = {name: getattr(evidence, name) for name in ("unconfirmed", "against", "absent", "confirming", "undecided")}
+    known = Basis(evidence.test, evidence.measurement, evidence.label, tuple(evidence.settings.limits), **own)
+    if gate is None or not judged:
+        return known
+    comparing = (_AgainstBase if evidence.against else _AgainstStored)(evidence, gate)
+    timed = [metric.name for metric in metrics.CATALOGUE.values() if metric.kind is Kind.TIMED]
+    rules = dataclasses.replace(comparing.rules, noise={name: comparing.rules.noise_of(name) for name in timed})
+    return dataclasses.replace(
+        known,
+        rules=rules,
+        baseline=comparing.baseline,
+        elsewhere=tuple(gate.elsewhere(evidence.key)),
+        head=tuple(comparing.head),
+        pairs=tuple(pair.to_plain() for pair in evidence.pairs),
+        strict=gate.strict,
+        recording=gate.recording,
+        force=gate.force,
+        processes=gate.processes,
+    )
+
+
 class _Comparing:
     """Adds to a result what there is to compare it with makes of it."""
 
@@ -71,6 +95,7 @@ class _Comparing:
         self.environment = evidence.measurement.environment
         self.rules = gate.rules(evidence.settings, self.environment, evidence.measurement.target)
         self.head = [gate.session(evidence.measurement, evidence.settings, self.rules.gates), *evidence.again]
+        self.baseline = Baseline()
 
     def complete(self, result: Result) -> Result:
         rows = list(result.rows)  # not by name: two limits may bracket one metric
@@ -141,10 +166,8 @@ class _Comparing:
 class _AgainstStored(_Comparing):
     def __init__(self, evidence: Evidence, gate: Gate) -> None:
         super().__init__(evidence, gate)
-        workload = stored_workload(evidence.measurement.workload)
-        environment = self.environment
-        self.baseline = gate.store.find(evidence.key, environment.hardware, environment.device_type, workload)
-        self.disturbance = evidence.measurement.conditions.disturbance(environment.threads or 1)
+        self.baseline = gate.baseline(evidence)
+        self.disturbance = evidence.measurement.conditions.disturbance(self.environment.threads or 1)
 
     def _told(self, rows: Sequence[Row]) -> dict[str, Any]:
         return {
@@ -213,7 +236,7 @@ class _AgainstStored(_Comparing):
     def _why_new(self) -> str:
         if self.baseline.sessions:
             return ""
-        elsewhere = self.gate.store.hardware_with(self.evidence.key)
+        elsewhere = self.gate.elsewhere(self.evidence.key)
         hardware = self.environment.hardware
         if hardware in elsewhere:
             return "the baseline is of another workload"

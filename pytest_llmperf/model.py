@@ -523,6 +523,17 @@ class Sample(float):
     def __getnewargs__(self) -> tuple[Any]:
         return (self.by_round,)
 
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        """In JSON it is its values, by round."""
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_after_validator_function(
+            cls,
+            handler.generate_schema(tuple[tuple[float, ...], ...]),
+            serialization=core_schema.plain_serializer_function_ser_schema(lambda sample: sample.by_round),
+        )
+
     @property
     def samples(self) -> tuple[float, ...]:
         return tuple(value for values in self.by_round for value in values)

@@ -109,6 +109,12 @@ def _folder(text: str) -> str:
     return text
 
 
+def _file(text: str) -> str:
+    if not text.strip():
+        raise ValueError("expected a file")
+    return text
+
+
 @dataclass(frozen=True)
 class Option:
     """One option.
@@ -210,6 +216,8 @@ _OPTIONS = (
         "show the operators of every test, of those that break a limit (default), or of none",
     ),
     _option("traces", _folder, None, "DIR", "write a trace of each measurement, for Chrome and TensorBoard"),
+    _option("json", _file, None, "FILE", "write a report for programs: everything, and what verdicts rest on"),
+    _option("markdown", _file, None, "FILE", "write a short report; in GitHub Actions it is in the step summary, too"),
     Option("gate", _words, (), "METRIC…", "metrics that are compared with baselines beside those that always are"),
     Option("price_per_hour", _price, None, "PRICE", "of the machine that serves, for cost_per_million_tokens"),
     Option(

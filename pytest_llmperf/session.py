@@ -320,6 +320,17 @@ class Llm:
             return []
         return [self._session.judge(evidence) for evidence in self._evidence.values()]
 
+    def bases(self) -> dict[str, dict[str, Any]]:
+        """By key what its verdicts rest on, in plain data."""
+        from pytest_llmperf.judge import basis_of
+
+        session = self._session
+        found = {
+            key: basis_of(evidence, session.gate, judged=not session.defaults.smoke)
+            for key, evidence in self._evidence.items()
+        }
+        return {key: basis.to_plain() for key, basis in found.items()}
+
     def settled(self) -> list[Result]:
         """What it comes to in the end.
 

@@ -229,9 +229,9 @@ def read(text: str, form: type[Form], name: str) -> Form:
     fix = f"restore the file (git checkout), or delete it and record it anew with {_ANEW[form]}"
     try:
         with collector_quiet():  # it takes most of the time while so many objects are made and none is dropped
-            return form.model_validate(_migrated(_parsed(text), form))
+            return form.model_validate(_migrated(parsed(text), form))
     except ValidationError as error:
-        fault = _invalid(error)
+        fault = invalid(error)
     except json.JSONDecodeError as error:
         fault, conflict = _torn(text, error), _conflict(text)
         if conflict:
@@ -258,7 +258,12 @@ def _error(message: str) -> BaselineError:
     return BaselineError(message.encode("utf-8", "backslashreplace").decode())
 
 
-def _parsed(text: str) -> Any:
+def parsed(text: str) -> Any:
+    """JSON without what Python alone takes for it: names that stand twice, NaN, half characters.
+
+    Raises:
+        ValueError: saying what is wrong; also `json.JSONDecodeError`.
+    """
     content = json.loads(text, object_pairs_hook=_once, parse_constant=_no_number)
     if _SURROGATE.search(text):
         try:
@@ -329,7 +334,7 @@ _KINDS = {
 _LISTS = {"sessions": "a list of sessions", "calibrations": "a list of calibrations"}
 
 
-def _invalid(error: ValidationError) -> str:
+def invalid(error: ValidationError) -> str:
     """The first fault: its place, what was expected there, and what stands there."""
     first = error.errors(include_url=False)[0]
     context: dict[str, Any] = first.get("ctx", {})

@@ -77,7 +77,25 @@ def _parser() -> argparse.ArgumentParser:
     _add_stored_commands(commands)
     _add_calibrate(commands)
     _add_import(commands)
+    _add_report(commands)
     return parser
+
+
+def _add_report(commands: Any) -> None:
+    reporting = commands.add_parser(
+        "report",
+        help="show reports of pytest --llmperf-json again, and write others of them",
+        description="Show the reports FILE, several of them as one, as the parts of a run on several machines are. "
+        "Exit status 1 if what they tell of failed.",
+    )
+    reporting.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    reporting.add_argument("--json", type=Path, metavar="FILE", help="write one report of all; - for standard output")
+    reporting.add_argument("--markdown", type=Path, metavar="FILE", help="short, what fails first; - likewise")
+    reporting.add_argument(
+        "--recompute", action="store_true", help="judge anew from what the reports hold, and tell what differs"
+    )
+    reporting.add_argument("-v", "--verbose", action="count", default=0, help="every metric; -vv: samples too")
+    reporting.set_defaults(run=_command("report", "report"))
 
 
 def _add_profile(commands: Any) -> None:

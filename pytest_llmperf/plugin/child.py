@@ -13,6 +13,7 @@ import pytest
 
 from pytest_llmperf.duet.sides import Line
 from pytest_llmperf.options import OPTIONS
+from pytest_llmperf.plugin.config import REPORTS
 from pytest_llmperf.targets import Reference
 
 CHILD = pytest.StashKey["Child"]()
@@ -111,6 +112,6 @@ def resolved_options(config: pytest.Config) -> dict[str, str]:
     said = {
         known.ini: config.getoption(known.ini, None) or config.getini(known.ini)
         for known in OPTIONS.values()
-        if known.in_ini and not known.switch
+        if known.in_ini and not known.switch and known.name not in REPORTS
     }
     return {name: text for name, text in said.items() if text}

@@ -11,6 +11,8 @@ import pytest
 from pytest_llmperf.errors import UsageError, did_you_mean
 from pytest_llmperf.options import OPTIONS, choose
 
+REPORTS = ("json", "markdown")
+"""Options that name the file of a report."""
 WIDTH = "llmperf_width"
 """Where a worker of xdist finds in its `workerinput` how wide the terminal is."""
 
@@ -46,15 +48,20 @@ def is_recording(config: pytest.Config) -> bool:
 
 def baselines_folder(config: pytest.Config) -> Path:
     """Where baselines lie."""
-    return _folder(config, "baselines")
+    return _path(config, "baselines")
 
 
 def traces_folder(config: pytest.Config) -> Path | None:
     """Where traces go; None where none are written."""
-    return _folder(config, "traces") if option(config, "traces") else None
+    return _path(config, "traces") if option(config, "traces") else None
 
 
-def _folder(config: pytest.Config, name: str) -> Path:
+def report_file(config: pytest.Config, name: str) -> Path | None:
+    """Where a report goes; None where none is written."""
+    return _path(config, name) if option(config, name) else None
+
+
+def _path(config: pytest.Config, name: str) -> Path:
     """Relative to where pytest was called if the command line names it, else to rootdir."""
     given = config.getoption(OPTIONS[name].ini, None) is not None
     start = config.invocation_params.dir if given else config.rootpath
@@ -83,6 +90,11 @@ def check_options(config: pytest.Config) -> None:
         from pytest_llmperf.profiling.traces import check_traces
 
         check_traces(traces, f"--llmperf-traces={option(config, 'traces')}")
+    for name in REPORTS:
+        if (file := report_file(config, name)) is not None and file.is_dir():
+            raise UsageError(
+                f"--llmperf-{name.replace('_', '-')}={option(config, name)}: this is a folder, expected a file"
+            )
     _check_recording(config)
     _check_duet(config)
     if option(config, "prune"):

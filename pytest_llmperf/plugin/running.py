@@ -25,6 +25,7 @@ from pytest_llmperf.plugin.items import FIXTURES, hiding_fixture, key_of, measur
 from pytest_llmperf.plugin.marks import levels_of
 from pytest_llmperf.plugin.opposite import OPPOSITE, Opposite, checked_out
 from pytest_llmperf.plugin.progress import Progress
+from pytest_llmperf.plugin.reports import asked_for
 from pytest_llmperf.plugin.xdist import RECORDED
 from pytest_llmperf.reports.table import row_name
 from pytest_llmperf.session import Defaults, Llm, Session
@@ -161,6 +162,8 @@ class Running:
         report = yield
         if results:
             report.llmperf = [{**plain(result), **variant_of(item)} for result in results]  # type: ignore[attr-defined]  # reports take extras
+            if asked_for(item.config):
+                report.llmperf_bases = item.stash[LLM].bases()  # type: ignore[attr-defined]
         if call.when == "teardown":
             if self._session.against is not None and item.stash.get(LLM, None) is not None:
                 self._session.against.leave()  # a rerun finds base at the beginning of the test again

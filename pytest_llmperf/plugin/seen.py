@@ -5,18 +5,23 @@ Only the process that has the terminal writes; workers send plain data.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_llmperf.errors import BaselineError
 from pytest_llmperf.plugin.config import baselines_folder, is_recording, option
+from pytest_llmperf.plugin.reports import asked_for, write
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pytest_llmperf.baselines.store import Store
     from pytest_llmperf.model import Result
     from pytest_llmperf.reports.recorded import Recorded
+    from pytest_llmperf.reports.run import Run
 
 
 SEEN = "llmperf_seen"
@@ -28,7 +33,14 @@ class Seen:
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
+        self._began = datetime.now(timezone.utc).isoformat(timespec="seconds")
         self._results: dict[str, dict[str, Any]] = {}
+        self._bases: dict[str, dict[str, Any]] = {}
+        """By key, what verdicts rest on; where a report is to have it."""
+        self._places: dict[str, str] = {}
+        """Test → its file and line."""
+        self._failures: dict[str, str] = {}
+        """Test → why it failed."""
         self._existing: set[str] = set()
         """Node ids, also of tests that were not chosen."""
         self._unsure: set[str] = set()
@@ -37,6 +49,7 @@ class Seen:
         """Whether collection came to its end."""
         self._recorded: Recorded | None = None
         self._fault = ""
+        self._written: list[Path] = []
 
     def pytest_itemcollected(self, item: pytest.Item) -> None:
         self._existing.add(item.nodeid)
@@ -44,6 +57,8 @@ class Seen:
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if not report.passed:
             self._unsure.add(_module(report.nodeid))
+        if report.failed:
+            self._failures[report.nodeid] = _why(report)
 
     def pytest_collection_finish(self) -> None:
         self._complete = not self._config.getoption("lf", False)  # which leaves tests out before they are collected
@@ -60,6 +75,13 @@ class Seen:
         for result in getattr(report, "llmperf", ()):
             result["expected_to_fail"] = hasattr(report, "wasxfail")
             self._results[result["key"]] = result  # a rerun takes the place of what it repeats
+        self._bases.update(getattr(report, "llmperf_bases", {}))
+        file, line, _ = report.location
+        self._places[report.nodeid] = f"{file}:{(line or 0) + 1}"
+        if report.failed:
+            self._failures[report.nodeid] = _why(report)
+        elif report.when == "call":  # a rerun
+            self._failures.pop(report.nodeid, None)
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         if hasattr(self._config, "workerinput"):
@@ -79,6 +101,41 @@ class Seen:
         elif session.exitstatus == pytest.ExitCode.OK and (asked := self._asked(recording=recording)):
             self._fault = f"nothing was measured, where something was to be {asked}"
             session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
+        if files := asked_for(self._config):
+            self._report(session, files)
+
+    def _report(self, session: pytest.Session, files: Mapping[str, Path]) -> None:
+        fault = write(files, self._run(session))
+        if fault:
+            self._fault = "; ".join(filter(None, [self._fault, fault]))
+            session.exitstatus = max(session.exitstatus, pytest.ExitCode.TESTS_FAILED)
+        self._written = [file for file in files.values() if file.exists()]
+
+    def _run(self, session: pytest.Session) -> Run:
+        """All of it, for those who were not there."""
+        from pytest_llmperf import __version__
+        from pytest_llmperf.baselines.basis import Basis
+        from pytest_llmperf.baselines.environment import commit
+        from pytest_llmperf.git import ask
+        from pytest_llmperf.reports.run import Run
+
+        config, results = self._config, self._all()
+        below = ask(config.rootpath, "rev-parse", "--show-prefix")
+        judged = {result.test for result in results if result.fails}
+        interrupted = "interrupted" if session.exitstatus == pytest.ExitCode.INTERRUPTED else ""
+        code, dirty = commit(config.rootpath, baselines_folder(config))
+        return Run(
+            began=self._began,
+            tool=__version__,
+            commit=code,
+            dirty=dirty,
+            results=tuple(results),
+            bases={key: Basis.from_plain(basis) for key, basis in self._bases.items()},
+            places={test: f"{below}{place}" for test, place in self._places.items()},
+            failures={test: why for test, why in self._failures.items() if test not in judged},
+            recorded=self._recorded,
+            fault="; ".join(filter(None, [self._fault, interrupted])),
+        )
 
     def _asked(self, *, recording: bool) -> str:
         """What cannot have been done in a run that measured nothing."""
@@ -101,6 +158,8 @@ class Seen:
             writer = reporter._tw
             text = summary(self._all(), writer.fullwidth, writer.hasmarkup, verbosity, self._recorded)
             reporter.write_line(text if verbosity >= 0 else f"llmperf: {text}")
+        if self._written and config.get_verbosity() >= 0:
+            reporter.write_line(f"llmperf: wrote {', '.join(map(str, self._written))}")
         if self._fault:
             reporter.write_line(f"llmperf: {self._fault}", red=True)
 
@@ -190,6 +249,13 @@ def _folders(results: Sequence[Result]) -> list[str]:
     recordings = [result.recording for result in results if result.recording]
     named = [name for each in recordings for name in (each["hardware"], exact_folder(each["device_type"]))]
     return list(dict.fromkeys(named))
+
+
+def _why(report: pytest.TestReport | pytest.CollectReport) -> str:
+    """The first line of what a failed test or module says."""
+    crash = getattr(getattr(report.longrepr, "reprcrash", None), "message", "")
+    lines = (crash or report.longreprtext).strip().splitlines()
+    return lines[0] if lines else "it failed and does not say why"
 
 
 def _module(nodeid: str) -> str:

@@ -1,0 +1,68 @@
+"""Files that a run leaves behind for people and programs. Only the process that has the terminal writes them."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_llmperf.plugin.config import REPORTS, report_file
+
+if TYPE_CHECKING:
+    from pytest_llmperf.reports.run import Run
+
+_WRITERS: Mapping[str, str] = {
+    "json": "document:written",
+    "markdown": "markdown:written",
+}
+"""Option → what makes its text of a run, imported when it is needed."""
+
+
+def asked_for(config: pytest.Config) -> dict[str, Path]:
+    """Option → file of each report that this run is to write; none in a process that another one judges."""
+    files = {name: file for name in REPORTS if (file := report_file(config, name)) is not None}
+    if not files:
+        return {}
+    from pytest_llmperf.plugin.child import CHILD
+
+    return {} if CHILD in config.stash else files
+
+
+def write(files: Mapping[str, Path], run: Run) -> str:
+    """Write each of them; what is wrong with one does not cost the others.
+
+    Returns:
+        What could not be written, and why.
+    """
+    faults = []
+    for name, file in files.items():
+        try:
+            text = _writer(name)(run)
+            _write(file, text)
+            if name == "markdown" and (summary := os.environ.get("GITHUB_STEP_SUMMARY")):
+                with Path(summary).open("a", encoding="utf-8") as page:
+                    page.write(text)
+        except OSError as error:
+            faults.append(f"--llmperf-{name} {error.filename or file}: {error.strerror or error}")
+    return "; ".join(faults)
+
+
+def _writer(name: str) -> Callable[[Run], str]:
+    module, _, function = _WRITERS[name].partition(":")
+    writer: Callable[[Run], str] = getattr(importlib.import_module(f"pytest_llmperf.reports.{module}"), function)
+    return writer
+
+
+def _write(file: Path, text: str) -> None:
+    """Whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    written = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        written.write_text(text, encoding="utf-8")
+        written.replace(file)
+    finally:
+        written.unlink(missing_ok=True)

@@ -1,0 +1,156 @@
+"""A run in Markdown, for the summary of a build and for a comment on a pull request: what fails and why comes first."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from pytest_llmperf.model import Result, Verdict
+from pytest_llmperf.reports.recorded import changed, remarks
+from pytest_llmperf.reports.run import Run
+from pytest_llmperf.reports.table import (
+    Cell,
+    Table,
+    advice,
+    counts,
+    details,
+    explained,
+    hints,
+    overview,
+)
+from pytest_llmperf.reports.variants import side_by_side
+
+MOST = 60_000
+"""Characters; GitHub takes 65,536 in a comment, and 1 MiB in the summary of a step."""
+_MOST_FAILING = 10
+_MOST_FAILURES = 10
+_LONGEST = 300
+"""Characters of why a test failed."""
+
+
+def written(run: Run) -> str:
+    """The report, as much of it as a comment may hold: what fails, then the rest, folded."""
+    failing = [result for result in run.results if result.fails and not result.expected_to_fail]
+    failing.sort(key=lambda result: _order(result.verdict))
+    blocks = [_heading(run, failing), *_failures(run), *map(_failing, failing[:_MOST_FAILING])]
+    if len(failing) > _MOST_FAILING:
+        blocks.append(f"and {len(failing) - _MOST_FAILING} more that fail, in the table of all")
+    blocks += [f"- {_escaped(line)}" for line in _told(run)]
+    blocks += [_folded("Variants", map(_table, tables)) for tables in [side_by_side(run.results)] if tables]
+    if run.recorded is not None and (table := changed(run.recorded)).rows:
+        blocks.append(_folded("What was recorded", [_table(table)]))
+    if run.results:
+        blocks.append(_folded(f"All {len(run.results)} measurements", map(_table, overview(run.results))))
+    return _cut([block for block in blocks if block])
+
+
+def _order(verdict: Verdict | None) -> int:
+    return list(Verdict).index(verdict) if verdict is not None else len(Verdict)
+
+
+def _heading(run: Run, failing: Sequence[Result]) -> str:
+    said = counts(run.results, len(run.recorded.stale) if run.recorded else 0)
+    mark = "❌" if run.fails else "✅" if run.results else "⚠️"
+    code = f"head `{run.commit[:9]}`{' with changes' * run.dirty}" if run.commit else ""
+    bases = dict.fromkeys(result.against for result in run.results if result.against)
+    devices = dict.fromkeys(result.device for result in run.results)
+    told = [*(f"base {_escaped(base)}" for base in bases), code, *map(_escaped, devices)]
+    fault = f"**{_escaped(run.fault)}**\n\n" if run.fault else ""
+    return f"### {mark} llmperf: {said}\n\n{fault}{' · '.join(filter(None, told))}".rstrip()
+
+
+def _failures(run: Run) -> list[str]:
+    """What failed otherwise, and so was not judged."""
+    if not run.failures:
+        return []
+    shown = [*run.failures.items()][:_MOST_FAILURES]
+    lines = [f"- `{_code(test)}`: {_escaped(why[:_LONGEST])}" for test, why in shown]
+    more = [f"- and {len(run.failures) - len(shown)} more"] if len(run.failures) > len(shown) else []
+    return ["\n".join(["**Failed, and not by a verdict:**", "", *lines, *more])]
+
+
+def _failing(result: Result) -> str:
+    table = details(result, judged_only=True)
+    told = [line for reason in explained(result) for line in _reason(reason)]
+    lines = [*told, *(f"- {_escaped(line)}" for line in advice(result))]
+    verdict = result.verdict.value if result.verdict else ""
+    title = f"#### {verdict} `{_code(table.title)}`\n\n{_escaped(table.subtitle)}"
+    return "\n\n".join([title, _table(table, titled=False), *(["\n".join(lines)] if lines else [])])
+
+
+def _reason(table: Table) -> list[str]:
+    """Operators that grew as a list: a table in Markdown has no room for two of them side by side."""
+    rows = [
+        f"  - `{_code(row[0].text)}` {' · '.join(_escaped(cell.text) for cell in row[1:] if cell.text)}"
+        for row in table.rows
+    ]
+    title = [f"- {_escaped(table.title)}"] if table.title else []
+    return [*title, *rows, *(f"- {_escaped(text)}" for text in (table.subtitle, *table.notes) if text)]
+
+
+def _told(run: Run) -> list[str]:
+    recorded = run.recorded
+    return [*(remarks(recorded) if recorded else []), *([] if recorded and recorded.done else hints(run.results))]
+
+
+def _table(table: Table, *, titled: bool = True) -> str:
+    """Columns that say nothing are left out."""
+    shown = [number for number in range(len(table.columns)) if any(row[number].text for row in table.rows)]
+    columns = [table.columns[number] for number in shown]
+    lines = [f"**{_escaped(table.title)}**", ""] if titled and table.title else []
+    lines += [f"{_escaped(table.subtitle)}", ""] if titled and table.subtitle else []
+    lines.append(_line(_escaped(column.name) for column in columns))
+    lines.append(_line("--:" if column.right else "---" for column in columns))
+    lines += [_line(_cell(row[number]) for number in shown) for row in table.rows]
+    notes = [f"- {_escaped(note)}" for note in table.notes]
+    return "\n".join([*lines, *([""] if notes else []), *notes])
+
+
+def _cell(cell: Cell) -> str:
+    text = _escaped(cell.text)
+    return f"**{text}**" if cell.verdict is not None and cell.verdict.fails else text
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _folded(title: str, blocks: Iterable[str]) -> str:
+    return "\n\n".join([f"<details><summary>{title}</summary>", *blocks, "</details>"])
+
+
+_SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~])")
+
+
+def _escaped(text: str) -> str:
+    """Text that says what it says, whatever a test is called, and calls nobody by name."""
+    return _SPECIAL.sub(r"\\\1", " ".join(text.split())).replace("@", "@\u200b")
+
+
+def _code(text: str) -> str:
+    return " ".join(text.split()).replace("`", "'").replace("|", "¦")
+
+
+def _cut(blocks: Sequence[str]) -> str:
+    """As many blocks from the first on as there is room for; a table that is too long loses its last rows."""
+    written, left = "", MOST
+    for block in blocks:
+        room = left - len(_MORE) - 16
+        part = block if len(block) <= room else _shortened(block, room)
+        if not part:
+            return f"{written}{_MORE}\n"
+        written += f"{part}\n\n"
+        left = MOST - len(written)
+    return f"{written.rstrip()}\n"
+
+
+def _shortened(block: str, room: int) -> str:
+    """Its first lines, closed if it is folded; nothing where not even a few fit."""
+    end = "\n\n</details>" * block.endswith("</details>")
+    note = f"\n\n{_MORE}"
+    kept = block[: max(0, room - len(end) - len(note))].rpartition("\n")[0]
+    return f"{kept}{note}{end}" if kept.count("\n") >= _FEWEST_LINES else ""
+
+
+_MORE = "… cut here, as a comment holds no more: the other reports have all of it"
+_FEWEST_LINES = 8
