@@ -1,6 +1,9 @@
-"""Names of devices and dtypes, checked without importing torch."""
+"""Names of devices, dtypes and servers, without importing torch."""
 
 from __future__ import annotations
+
+import ipaddress
+from pathlib import PurePath
 
 from pytest_llmperf.errors import UsageError, did_you_mean
 
@@ -34,3 +37,28 @@ def dtype_name(dtype: object) -> str:
     if name not in _DTYPES:
         raise UsageError(f"dtype={dtype!r} is no dtype{did_you_mean(name, _DTYPES)} (known: {', '.join(_DTYPES)})")
     return name
+
+
+def host_name(host: str) -> str:
+    """A host as it is named everywhere: `localhost` for every name of this machine, brackets around IPv6."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return "localhost" if host == "localhost" or host.endswith(".localhost") else host
+    if address.is_loopback or address.is_unspecified:
+        return "localhost"
+    return f"[{host}]" if address.version == 6 else host
+
+
+def served_name(host: str, port: int | None, model: str | None) -> str:
+    """What a served model is called: `endpoint:llm.example.org:8000/gpt2`.
+
+    A port of this machine is a matter of chance and goes unsaid; a model that is a folder goes by its last name.
+
+    Args:
+        host: as `host_name` has it.
+    """
+    at = "" if port is None or host == "localhost" else f":{port}"
+    path = model is not None and (PurePath(model).is_absolute() or model.startswith((".", "~")))
+    last = "" if model is None else f"/{PurePath(model).name if path else model}"
+    return f"endpoint:{host}{at}{last}"

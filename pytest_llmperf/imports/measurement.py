@@ -5,19 +5,18 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
-from pathlib import PurePath
 from urllib.parse import urlsplit
 
 from pytest_llmperf.imports.runs import Run
 from pytest_llmperf.metrics import CATALOGUE, Per, summarize
 from pytest_llmperf.model import Environment, Limit, Measurement, Round, Sample, Trace, Unknown, Workload
+from pytest_llmperf.names import host_name, served_name
 from pytest_llmperf.rates import is_objective
 
 ROUNDS = 10
 """Parts of a run, one after the other: how far they lie apart is what is known of its noise (batch means)."""
 FEWEST_REQUESTS = 4
 """Of a part."""
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 def measurement_of(run: Run, environment: Environment, limits: Sequence[Limit] = ()) -> Measurement:
@@ -48,21 +47,20 @@ def measurement_of(run: Run, environment: Environment, limits: Sequence[Limit] =
 
 def target_of(run: Run) -> str:
     """As an endpoint of its own tests would be called: `endpoint:llm.example.org:8000/gpt2`."""
-    is_path = PurePath(run.model).is_absolute() or run.model.startswith((".", "~"))
-    model = PurePath(run.model).name if is_path else run.model
-    return f"endpoint:{place_of(run, with_port=True)}/{model or 'unknown'}"
+    return served_name(*_address(run), run.model or "unknown")
 
 
-def place_of(run: Run, *, with_port: bool = False) -> str:
-    """The server's host; its port too, if it is asked for, unless it is this machine's."""
+def place_of(run: Run) -> str:
+    """The server's host."""
+    return _address(run)[0]
+
+
+def _address(run: Run) -> tuple[str, int | None]:
     try:
         address = urlsplit(run.url if "://" in run.url else f"//{run.url}")
-        host, port = address.hostname or "unknown", address.port
+        return host_name(address.hostname or "unknown"), address.port
     except ValueError:  # an address in brackets that are open, a port that is no number
-        return "unknown"
-    if host in _LOOPBACK:
-        return "localhost"
-    return f"{host}:{port}" if with_port and port else host
+        return "unknown", None
 
 
 def _workload(run: Run) -> Workload:

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from pytest_llmperf.errors import TargetError
 from pytest_llmperf.model import Memory
+from pytest_llmperf.names import host_name
 from pytest_llmperf.servers import log as logs
 from pytest_llmperf.servers.kept import Kept
 from pytest_llmperf.servers.launch import PORT, Launch, free_port
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 _LOOK_AGAIN_S = 0.1
 _LEAST_PATIENCE_S = 0.5
 _PORTS = {"http": 80, "https": 443}
-_LOOPBACK = ("127.0.0.1", "::1", "0.0.0.0")
 _RUNNING: dict[tuple[str, int], Server] = {}
 """By host and port: an endpoint is named by its URL alone, and asks here for the processes behind it."""
 
@@ -149,5 +149,4 @@ def serving(url: str) -> Server | None:
 
 def _place(url: str) -> tuple[str, int]:
     parts = urlsplit(url)
-    host = parts.hostname or ""
-    return "localhost" if host in _LOOPBACK else host, parts.port or _PORTS.get(parts.scheme, 0)
+    return host_name(parts.hostname or ""), parts.port or _PORTS.get(parts.scheme, 0)

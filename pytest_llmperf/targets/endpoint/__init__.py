@@ -7,18 +7,17 @@ none, since they may hold a secret.
 from __future__ import annotations
 
 import dataclasses
-import ipaddress
 import json
 import math
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
-from urllib.parse import SplitResult, unquote_plus, urlsplit
+from urllib.parse import unquote_plus, urlsplit
 
 from pytest_llmperf.errors import TargetError, UsageError, did_you_mean
+from pytest_llmperf.names import host_name, served_name
 from pytest_llmperf.targets.plain import frozen
 from pytest_llmperf.targets.protocol import LoadOptions
 
@@ -59,10 +58,8 @@ class Endpoint:
 
     def named(self, model: str | None) -> str:
         """Its id with the model that the server was found to have; a folder goes by its last name."""
-        parts = urlsplit(self.url)
-        port = "" if parts.port is None or self.host == "localhost" else f":{parts.port}"
-        last = "" if model is None else f"/{PurePath(model).name if _is_path(model) else model}"
-        return f"endpoint:{self.host}{port}{last}" + ("" if self.api == "completions" else f"?api={self.api}")
+        name = served_name(self.host, urlsplit(self.url).port, model)
+        return name if self.api == "completions" else f"{name}?api={self.api}"
 
     def of_base(self) -> Endpoint:
         """The server with the older code, where there is one."""
@@ -71,7 +68,7 @@ class Endpoint:
     @property
     def host(self) -> str:
         """Its name; `localhost` for every name of this machine."""
-        return _host(urlsplit(self.url))
+        return host_name(urlsplit(self.url).hostname or "")
 
     def weights_estimate(self, options: LoadOptions) -> int:
         return 0  # the server has loaded them
@@ -248,21 +245,6 @@ def _check_key_name(name: object) -> None:
         "endpoint(…, api_key_env=…): expected the name of an environment variable, like 'OPENAI_API_KEY', and not "
         "the key itself"
     )
-
-
-def _host(parts: SplitResult) -> str:
-    name = parts.hostname or ""
-    try:
-        address = ipaddress.ip_address(name)
-    except ValueError:
-        return "localhost" if name == "localhost" or name.endswith(".localhost") else name
-    if address.is_loopback or address.is_unspecified:
-        return "localhost"
-    return f"[{name}]" if address.version == 6 else name
-
-
-def _is_path(model: str) -> bool:
-    return PurePath(model).is_absolute() or model.startswith((".", "~"))
 
 
 def _is_number(value: object) -> bool:
