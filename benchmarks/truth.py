@@ -6,7 +6,7 @@ percentiles of the gaps, each within 1 % or 0.3 ms, at 1 to 512 streams at once;
 how many chunks per second one client process takes before it is late itself, and whether its memory grows.
 
     python benchmarks/truth.py [--only truth,rate,memory,peers] [--cores SERVER,CLIENT] [--json FILE]
-                               [--awake] [--peers aiperf=PATH,guidellm=PATH]
+                               [--peers aiperf=PATH,guidellm=PATH]
 """
 
 from __future__ import annotations
@@ -92,30 +92,6 @@ def paced(schedule: Schedule, core: int | None) -> Iterator[Paced]:
         server.terminate()
         server.wait()
         server.stdout.close()
-
-
-@contextmanager
-def awake(cores: Sequence[int]) -> Iterator[None]:
-    """Keep processors from halting, by work that gives way to any other.
-
-    A virtual machine takes a while to wake one that has halted, which no client can help.
-    """
-    spinners = [subprocess.Popen([sys.executable, "-c", SPIN.format(core=core)]) for core in cores]
-    try:
-        yield
-    finally:
-        for spinner in spinners:
-            spinner.kill()
-            spinner.wait()
-
-
-SPIN = """
-import os
-os.sched_setaffinity(0, [{core}])
-os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-while True:
-    pass
-"""
 
 
 def served_rounds(server: Paced, workload: Workload, rounds: int = 1) -> Iterator[Round]:
@@ -333,7 +309,6 @@ def main() -> int:
     parser.add_argument("--schedules", default=",".join(SCHEDULES))
     parser.add_argument("--peers", default="", help="aiperf=PATH,guidellm=PATH: where their executables are")
     parser.add_argument("--cores", help="SERVER,CLIENT: pin each to a core")
-    parser.add_argument("--awake", action="store_true", help="keep the processors from halting (Linux)")
     parser.add_argument("--json", type=Path)
     parsed = parser.parse_args()
     for clock in ("perf_counter", "monotonic"):
@@ -348,22 +323,21 @@ def main() -> int:
     tools = dict(pair.split("=", 1) for pair in parsed.peers.split(",") if pair)
     console = Console(width=200)
     rows: dict[str, list[Row]] = {}
-    with awake(sorted(everywhere) if parsed.awake else []):
-        if "truth" in parts:
-            rows["truth"] = list(truth(streams, schedules, core))
-            console.print(truth_table(rows["truth"]))
-        if "rate" in parts:
-            rows["rate"] = list(rates(core))
-            console.print(rate_table(rows["rate"]))
-        if "memory" in parts:
-            rows["memory"] = list(memory(core))
-            console.print(memory_table(rows["memory"]))
-        if "peers" in parts and tools:
-            os.sched_setaffinity(0, everywhere)  # they are made of many processes
-            rows["peers"] = list(peers(tools, streams, core))
-            ours = [row for row in rows.get("truth", []) if row["schedule"] in PEERS_SCHEDULES]
-            together = sorted([*ours, *rows["peers"]], key=lambda row: (row["schedule"], row["streams"], row["who"]))
-            console.print(truth_table(together))
+    if "truth" in parts:
+        rows["truth"] = list(truth(streams, schedules, core))
+        console.print(truth_table(rows["truth"]))
+    if "rate" in parts:
+        rows["rate"] = list(rates(core))
+        console.print(rate_table(rows["rate"]))
+    if "memory" in parts:
+        rows["memory"] = list(memory(core))
+        console.print(memory_table(rows["memory"]))
+    if "peers" in parts and tools:
+        os.sched_setaffinity(0, everywhere)  # they are made of many processes
+        rows["peers"] = list(peers(tools, streams, core))
+        ours = [row for row in rows.get("truth", []) if row["schedule"] in PEERS_SCHEDULES]
+        together = sorted([*ours, *rows["peers"]], key=lambda row: (row["schedule"], row["streams"], row["who"]))
+        console.print(truth_table(together))
     if parsed.json:
         parsed.json.write_text(json.dumps(rows, indent=1))
     grown = rows["memory"][-1]["rss_mib"] / rows["memory"][0]["rss_mib"] - 1 if "memory" in rows else 0.0
