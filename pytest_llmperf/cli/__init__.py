@@ -281,6 +281,29 @@ def check_folder(option: str, file: Path | None) -> None:
         raise UsageError(f"{option} {file}: there is no folder {file.parent}")
 
 
+def show(tables: Callable[[int, bool], str], record: Callable[[], str], json: Path | None) -> None:
+    """What was measured: tables for people on standard output, a record for programs where `--json` has it.
+
+    Args:
+        tables: their text, for a width and with or without colour.
+        json: `-` puts the record in the tables' place.
+
+    Raises:
+        LlmperfError: the record cannot be written; the tables have been shown.
+    """
+    from pytest_llmperf.reports.terminal import standard_output
+
+    if str(json) == "-":
+        print(record(), end="")
+        return
+    colour, width = standard_output()
+    try:
+        print(tables(width, colour), flush=True)
+    finally:
+        if json is not None:
+            write_file("--json", json, record())
+
+
 def write_file(option: str, file: Path, text: str) -> None:
     """What was measured, once it was shown: whatever is wrong with one of both does not cost the other.
 

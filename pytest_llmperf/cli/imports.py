@@ -11,7 +11,7 @@ from pathlib import Path
 from pytest_llmperf.baselines.environment import commit, now
 from pytest_llmperf.baselines.schema import Recording
 from pytest_llmperf.baselines.store import Store
-from pytest_llmperf.cli import check_folder
+from pytest_llmperf.cli import check_folder, show
 from pytest_llmperf.errors import ForeignError, UsageError, did_you_mean
 from pytest_llmperf.gate import Evidence, Gate
 from pytest_llmperf.imports import Run, read
@@ -20,7 +20,7 @@ from pytest_llmperf.judge import judge
 from pytest_llmperf.metrics import CATALOGUE, Kind
 from pytest_llmperf.model import Environment, Failure, Measurement, Result
 from pytest_llmperf.reports.recorded import Recorded
-from pytest_llmperf.reports.terminal import standard_output, summary
+from pytest_llmperf.reports.terminal import summary
 from pytest_llmperf.settings import Settings, check, merge
 
 _KEY = re.compile(r"(cpu|cuda|mps|served)-[A-Za-z0-9._-]+")
@@ -34,22 +34,11 @@ def import_(parsed: argparse.Namespace) -> int:
     judged = [_judged(taken, gate) for taken in _evidence(parsed, settings, gate)]
     results = [result for _, result in judged]
     recorded = _record(parsed, gate, results)
-    if parsed.json is not None:
-        text = "[\n" + ",\n".join(_report(*one) for one in judged) + "\n]\n"
-        if str(parsed.json) == "-":
-            print(text, end="")
-            return int(any(result.fails for result in results))
-        parsed.json.write_text(text, encoding="utf-8")
-    colour, width = standard_output()
-    print(
-        summary(
-            results,
-            width,
-            colour,
-            max(parsed.verbose, int(len(results) == 1)),
-            recorded,
-            update="llmperf import --update",
-        )
+    verbosity = max(parsed.verbose, int(len(results) == 1))
+    show(
+        lambda width, colour: summary(results, width, colour, verbosity, recorded, update="llmperf import --update"),
+        lambda: "[\n" + ",\n".join(_report(*one) for one in judged) + "\n]\n",
+        parsed.json,
     )
     return int(any(result.fails for result in results))
 

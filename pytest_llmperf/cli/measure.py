@@ -14,7 +14,7 @@ from rich.console import Console
 from pytest_llmperf.baselines.compare import Rules
 from pytest_llmperf.baselines.environment import commit, now
 from pytest_llmperf.baselines.store import Store
-from pytest_llmperf.cli import check_folder, write_file
+from pytest_llmperf.cli import check_folder, show
 from pytest_llmperf.errors import LlmperfError
 from pytest_llmperf.gate import Gate, recording
 from pytest_llmperf.model import Measurement
@@ -54,16 +54,9 @@ def measure(parsed: argparse.Namespace) -> int:
                 print(f"llmperf: {shape(workload)}: {error}", file=sys.stderr)
     if not measurements:
         return 1
-    if str(parsed.json) == "-":
-        print(_report(measurements), end="")
-        return _status(llm.results(), len(workloads))
-    colour, width = standard_output()
-    try:
-        print(summary(llm.results(), width, colour, max(parsed.verbose, int(len(workloads) == 1))), flush=True)
-    finally:
-        if parsed.json is not None:
-            write_file("--json", parsed.json, _report(measurements))
-    return _status(llm.results(), len(workloads))
+    results, verbosity = llm.results(), max(parsed.verbose, int(len(workloads) == 1))
+    show(lambda width, colour: summary(results, width, colour, verbosity), lambda: _report(measurements), parsed.json)
+    return _status(results, len(workloads))
 
 
 def _report(measurements: Sequence[Measurement]) -> str:

@@ -11,14 +11,14 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from pytest_llmperf.cli import check_folder, write_file
+from pytest_llmperf.cli import check_folder, show
 from pytest_llmperf.measure.mission import Mission, fly
 from pytest_llmperf.model import Workload
 from pytest_llmperf.profiling.traces import check_traces
 from pytest_llmperf.reports.findings import findings
 from pytest_llmperf.reports.mission import mission_record, mission_tables
 from pytest_llmperf.reports.table import shape
-from pytest_llmperf.reports.terminal import standard_output, tables_text
+from pytest_llmperf.reports.terminal import tables_text
 from pytest_llmperf.session import Defaults, Llm, Session
 from pytest_llmperf.settings import check
 
@@ -36,20 +36,19 @@ def profile(parsed: argparse.Namespace) -> int:
         level = check((), {"model": parsed.target})
         llm = Llm(session, level.keywords["model"].id, [level])
         missions, notes = _missions(llm, parsed)
-    record = json.dumps(mission_record(missions, notes), indent=1) + "\n"
-    if str(parsed.json) == "-":
-        print(record, end="")
-        return 0
-    colour, width = standard_output()
-    said = [textwrap.fill(line, width - 1, initial_indent="• ", subsequent_indent="  ") for line in findings(missions)]
-    try:
-        print(tables_text(mission_tables(missions, notes), said, width, colour), flush=True)
-    finally:
-        if parsed.json is not None:
-            write_file("--json", parsed.json, record)
-    if parsed.traces is not None:
+    show(
+        lambda width, colour: tables_text(mission_tables(missions, notes), _listed(missions, width), width, colour),
+        lambda: json.dumps(mission_record(missions, notes), indent=1) + "\n",
+        parsed.json,
+    )
+    if parsed.traces is not None and str(parsed.json) != "-":
         print(f"llmperf profile: traces are in {parsed.traces}", file=sys.stderr)
     return 0
+
+
+def _listed(missions: Sequence[Mission], width: int) -> list[str]:
+    """What is to be noticed, each with a dot before it."""
+    return [textwrap.fill(line, width - 1, initial_indent="• ", subsequent_indent="  ") for line in findings(missions)]
 
 
 def _missions(llm: Llm, parsed: argparse.Namespace) -> tuple[list[Mission], list[str]]:

@@ -9,11 +9,11 @@ from typing import Any
 
 from rich.console import Console
 
-from pytest_llmperf.cli import check_folder
+from pytest_llmperf.cli import check_folder, show
 from pytest_llmperf.errors import MeasurementError, UsageError
 from pytest_llmperf.model import Verdict, check_asked
 from pytest_llmperf.reports.sweep import Step, sweep_record, sweep_tables
-from pytest_llmperf.reports.terminal import standard_output, tables_text
+from pytest_llmperf.reports.terminal import tables_text
 from pytest_llmperf.session import Defaults, Llm, Session
 from pytest_llmperf.settings import check
 from pytest_llmperf.sweep import most_borne, search
@@ -60,14 +60,8 @@ def sweep(parsed: argparse.Namespace) -> int:
                 raise
             print("llmperf: interrupted; what was measured until then:", file=sys.stderr)
         session.targets.clear()
-    if parsed.json is not None:
-        text = sweep_record(steps, by)
-        if str(parsed.json) == "-":
-            print(text, end="")
-            return _status(steps)
-        parsed.json.write_text(text, encoding="utf-8")
-    colour, width = standard_output()
-    print(tables_text(sweep_tables(steps, by, reference.id), (), width, colour))
+    tables = sweep_tables(steps, by, reference.id)
+    show(lambda width, colour: tables_text(tables, (), width, colour), lambda: sweep_record(steps, by), parsed.json)
     return _status(steps)
 
 
