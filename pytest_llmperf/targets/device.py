@@ -67,10 +67,9 @@ class Device(Protocol):
         ...
 
 
-class Cpu:
-    """Host time; tensor memory from the profiler's allocation events, exact to the byte."""
+class HostTime:
+    """What has no clock of its own: its stamps are the host's, and nothing runs behind the host's back."""
 
-    name = "cpu"
     has_own_clock = False
 
     def stamp(self, clock: Callable[[], float]) -> float:
@@ -80,7 +79,13 @@ class Cpu:
         return end - start
 
     def synchronize(self) -> None:
-        """Nothing runs behind the host's back."""
+        """All is done when a call returns."""
+
+
+class Cpu(HostTime):
+    """Host time; tensor memory from the profiler's allocation events, exact to the byte."""
+
+    name = "cpu"
 
     @contextmanager
     def track_memory(self) -> Iterator[MemoryTrack]:

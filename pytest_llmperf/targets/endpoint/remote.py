@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pytest_llmperf.model import Unknown
-from pytest_llmperf.targets.device import MemoryTrack
+from pytest_llmperf.targets.device import HostTime, MemoryTrack
 
 _OUT_OF_SIGHT = Unknown("the memory of a server's device is out of sight")
 
 
-class Remote:
-    """Host time of the client; nothing is known of memory.
+class Remote(HostTime):
+    """The client's own time; nothing is known of memory.
 
     Args:
         place: what the server runs on, or the name of its host.
     """
 
-    has_own_clock = False
-
     def __init__(self, place: str) -> None:
         self.name = f"served:{place}"
-
-    def stamp(self, clock: Callable[[], float]) -> float:
-        return clock()
-
-    def seconds(self, start: float, end: float) -> float:
-        return end - start
-
-    def synchronize(self) -> None:
-        """A request has been answered when its last token came."""
 
     @contextmanager
     def track_memory(self) -> Iterator[MemoryTrack]:
