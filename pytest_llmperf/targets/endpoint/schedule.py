@@ -51,7 +51,7 @@ class Load:
     seed: int = 0
 
     @property
-    def usual(self) -> int:
+    def enough(self) -> int:
         """Requests of a round: after those that count about as many come as before them."""
         return 2 * self.ramp_up + self.counted
 
@@ -141,7 +141,7 @@ class _Round:
         dues = itertools.accumulate(self.load.gaps(), initial=0.0) if self.load.rate is not None else None
         first: float | None = None
         under_way = []
-        while not self.over and len(self.sent) < self.load.usual:  # more only add to what an overloaded server owes
+        while not self.over and len(self.sent) < self.load.enough:  # more only add to what an overloaded server owes
             one = self.take()
             own = one.request.due or 0.0
             first = own if first is None else first

@@ -13,6 +13,7 @@ from typing import Any
 from pytest_llmperf.errors import MeasurementError, TargetError, UsageError
 from pytest_llmperf.model import Failure, Memory, Round, Trace, Unknown, Workload
 from pytest_llmperf.servers import serving
+from pytest_llmperf.servers.tree import none_of
 from pytest_llmperf.targets.endpoint import Endpoint
 from pytest_llmperf.targets.endpoint.client import Client
 from pytest_llmperf.targets.endpoint.dialects import DIALECTS, Prompt, read
@@ -130,7 +131,7 @@ class EndpointTarget:
         service = self._service
         load = load_of(workload, self._usual, self._rounds, timed=timed(workload))
         # What is left of them is let go: every round of a load takes as many, and base and head of a duet ask the same.
-        ahead = list(itertools.islice(upcoming, load.usual))
+        ahead = list(itertools.islice(upcoming, load.enough))
 
         def send(request: Request) -> Awaitable[Reply]:
             asked = self._asked(request)
@@ -160,7 +161,7 @@ class EndpointTarget:
     def memory(self) -> Memory:
         if self._started is not None:
             return self._started.memory()
-        return Memory(*[Unknown("the server's processes are out of sight")] * len(dataclasses.fields(Memory)))
+        return none_of("the server's processes are out of sight")
 
     def close(self) -> None:
         self._service.client.close()
