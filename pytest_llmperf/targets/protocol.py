@@ -1,6 +1,6 @@
 """What a target must offer: the whole of it.
 
-To add a kind of target, write a reference and a target of these forms, and let `resolve()` know.
+To add a kind of target, write a reference and a target of these forms: `model=` takes any such reference.
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ class Request:
         return dataclasses.replace(self, workload=dataclasses.replace(self.workload, output_tokens=fewer))
 
 
+@runtime_checkable
 class Reference(Protocol):
     """Names a target, before it is loaded."""
 

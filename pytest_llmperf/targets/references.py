@@ -140,7 +140,7 @@ def resolve(target: object) -> Reference:
     Raises:
         UsageError: it is neither a name nor a target.
     """
-    if isinstance(target, (Pretrained, RandomWeights, Module, Stream, Endpoint)):
+    if isinstance(target, Reference) and not isinstance(target, type):
         return target
     if isinstance(target, str):
         return _from_text(target)

@@ -191,3 +191,19 @@ def test_an_override_that_is_no_plain_data_is_refused_by_name(value):
 def test_a_model_type_that_is_no_name_is_refused(model_type):
     with pytest.raises(UsageError, match="expected a model type of transformers"):
         random_weights(model_type)
+
+
+def test_any_object_of_the_form_of_a_reference_is_one() -> None:
+    class Own:
+        id, cacheable, in_process = "own", True, True
+
+        def weights_estimate(self, options: LoadOptions) -> int:
+            return 0
+
+        def load(self, options: LoadOptions) -> object:
+            return self
+
+    own = Own()
+    assert resolve(own) is own
+    with pytest.raises(UsageError, match="Own is a class; pass an instance"):
+        resolve(Own)
