@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.repositories import SETTINGS
+from tests.saved import llama, words_of
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("LLMPERF_CACHE", tempfile.mkdtemp(prefix="llmperf-"))  # probed once for all tests
@@ -50,31 +52,33 @@ def git_settings(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
+@pytest.fixture
+def llmperf_command(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[..., tuple[Any, str, str]]:
+    """Exit status, standard output and standard error of the command `llmperf`, called in a folder of its own."""
+    from pytest_llmperf.cli import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> tuple[Any, str, str]:
+        capsys.readouterr()
+        status: Any
+        try:
+            status = main([str(argument) for argument in arguments])
+        except SystemExit as exit_:
+            status = exit_.code
+        return status, *capsys.readouterr()
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def saved_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Llama type of two layers, saved with a byte-level BPE tokenizer trained on a few sentences."""
-    from tokenizers import ByteLevelBPETokenizer
-    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
-
     folder = tmp_path_factory.mktemp("models") / "small-llama"
-    trained = ByteLevelBPETokenizer()
-    trained.train_from_iterator(
-        ["the quick brown fox jumps over the lazy dog", "a model that stops early is no fast model"] * 20,
-        vocab_size=400,
-        special_tokens=["<s>", "</s>"],
-    )
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=trained._tokenizer, bos_token="<s>", eos_token="</s>")
-    config = AutoConfig.for_model(
-        "llama",
-        num_hidden_layers=2,
-        hidden_size=64,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        intermediate_size=128,
-        vocab_size=len(tokenizer),
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    sentences = ["the quick brown fox jumps over the lazy dog", "a model that stops early is no fast model"]
+    tokenizer = words_of(sentences, 400)
+    llama(tokenizer).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -14,6 +14,7 @@ from pytest_llmperf.settings import check, merge
 from pytest_llmperf.targets import LoadOptions, endpoint
 from pytest_llmperf.targets.cache import TargetCache
 from pytest_llmperf.targets.endpoint.prompts import COMMON
+from tests.saved import llama, words_of
 
 pytest.importorskip("uvicorn", reason="transformers serve is not installed: pip install 'transformers[serving]'")
 pytest.importorskip("openai", reason="transformers serve is not installed: pip install 'transformers[serving]'")
@@ -28,27 +29,12 @@ TEMPLATE = (
 def talkative_model(tmp_path_factory) -> Path:
     """A small Llama that says nothing but words, saved with a tokenizer and a chat template."""
     import torch
-    from tokenizers import ByteLevelBPETokenizer
-    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
     folder = tmp_path_factory.mktemp("models") / "talkative"
-    trained = ByteLevelBPETokenizer()
-    trained.train_from_iterator([" ".join(COMMON.split())] * 20, vocab_size=800, special_tokens=["<s>", "</s>"])
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=trained._tokenizer, bos_token="<s>", eos_token="</s>")
+    tokenizer = words_of([" ".join(COMMON.split())], 800)
     tokenizer.chat_template = TEMPLATE
-    config = AutoConfig.for_model(
-        "llama",
-        num_hidden_layers=2,
-        hidden_size=64,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        intermediate_size=128,
-        vocab_size=len(tokenizer),
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config)
+    model = llama(tokenizer)
     silent = [token for token in range(len(tokenizer)) if not tokenizer.decode([token]).strip().isalpha()]
     model.lm_head.weight.data[silent] = 0
     model.save_pretrained(folder)

@@ -12,7 +12,6 @@ import pytest
 from pytest_llmperf.baselines import versus as versus_module
 from pytest_llmperf.baselines.schema import MOST_SESSIONS
 from pytest_llmperf.baselines.store import Store
-from pytest_llmperf.cli import main
 from tests.stored import CPU, KEY, calibration, day, record, recording, session
 
 ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
@@ -23,20 +22,9 @@ SMALL = "random:gpt2?n_embd=16&n_head=2&n_layer=1&n_positions=64&vocab_size=50"
 
 
 @pytest.fixture
-def run(capsys, monkeypatch, tmp_path):
-    """Exit status, standard output and standard error of a command, called in a folder of its own."""
-    monkeypatch.chdir(tmp_path)
+def run(llmperf_command, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
-
-    def run_with(*arguments):
-        capsys.readouterr()
-        try:
-            status = main([str(argument) for argument in arguments])
-        except SystemExit as exit_:
-            status = exit_.code
-        return status, *capsys.readouterr()
-
-    return run_with
+    return llmperf_command
 
 
 def report(path: Path, *recordings) -> Path:

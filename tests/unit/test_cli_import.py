@@ -14,20 +14,9 @@ TEST = "tests/test_serving.py::test_load"
 
 
 @pytest.fixture
-def run(capsys, monkeypatch, tmp_path):
-    """Exit status, standard output and standard error of an import, called in a folder of its own."""
-    monkeypatch.chdir(tmp_path)
+def run(llmperf_command, monkeypatch):
     monkeypatch.setenv("COLUMNS", "140")
-
-    def run_with(*arguments):
-        capsys.readouterr()
-        try:
-            status = main(["import", *map(str, arguments)])
-        except SystemExit as exit_:
-            status = exit_.code
-        return status, *capsys.readouterr()
-
-    return lambda *arguments: run_with("--test", TEST, *arguments)
+    return lambda *arguments: llmperf_command("import", "--test", TEST, *arguments)
 
 
 def stored(folder, hardware="served-unknown"):
