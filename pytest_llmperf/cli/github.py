@@ -8,6 +8,7 @@ Both are told by their environment alone: `GATE_…` by the action, `GITHUB_…`
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shlex
@@ -42,8 +43,8 @@ def gate(environ: Mapping[str, str]) -> int:
         outputs.write(f"reports={folder}\nstatus={status}\n")
     told = annotated(document.read(files["json"])) if files["json"].exists() else ""
     if status and not told:
-        told = command(f"pytest ended with status {status}; the log of this step says why", "llmperf")
-    print(told, flush=True)
+        told = f"{command(f'pytest ended with status {status}; the log of this step says why', 'llmperf')}\n"
+    print(told, end="", flush=True)
     return status
 
 
@@ -123,6 +124,8 @@ _COMMANDS = {"gate": gate, "comment": comment}
 
 
 def main() -> int:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")  # which the runner reads, whatever its machine writes
     try:
         return _COMMANDS[sys.argv[1]](os.environ)
     except LlmperfError as error:

@@ -106,5 +106,5 @@ def _next(device: str, top: str, *, isolated: bool) -> list[str]:
         f"  pytest tests/performance{option}",
         f"  put your model into {_TEST}",
         *([f"  git init: {top} is in no repository yet"] if isolated else []),
-        "  commit all of it and open a pull request: it is measured against what it is to be merged into",
+        "  commit all of it and open a pull request: the workflow measures both sides",
     ]

@@ -11,8 +11,10 @@ import pytest
 import yaml
 
 from pytest_llmperf.cli import main
+from tests.comments import Comments
 from tests.plugin.actions import ROOT, Job
 from tests.repositories import commit, git, repository, write
+from tests.servers import Server
 from tests.stored import day, record, recording, session
 
 ACTION = ".github/actions/llmperf/action.yml"
@@ -59,21 +61,32 @@ def project(suite: pytest.Pytester, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     return root
 
 
+def pull_request(temp: Path, project: Path, server: Server) -> Job:
+    api = {"GITHUB_API_URL": server.url.removesuffix("/v1")}
+    return Job(temp, project, {"pull_request": {"number": 12}}, api)
+
+
 def test_a_pull_request_that_breaks_the_cache_is_red_and_its_fix_is_green(project: Path, tmp_path: Path) -> None:
+    comments = Comments("a remark")
     commit(project, {"chat.py": CHAT.format(cached=False)})
-    red = Job(tmp_path / "red", project).act(project / ACTION, args="tests/performance --llmperf-confirm=never")
+    asked = "tests/performance --llmperf-confirm=never"
+    with Server(comments) as server:
+        red = pull_request(tmp_path / "red", project, server).act(project / ACTION, args=asked, comment="true")
     assert red.status == 1
     [annotation] = red.annotations
     assert annotation.startswith(f"::error file={TEST},line=5,title=REGRESSED test_chat_turn::REGRESSED kv_cache_mib")
     assert "%0Ahint: the cache is not used" in annotation
     assert red.summary.startswith("### ❌ llmperf: 1 measured: 1 regressed\n")
     assert "hint: the cache is not used" in red.summary
+    assert comments.bodies[1:] == [f"<!-- llmperf: llmperf -->\n{red.summary}"]
     assert {file.name for file in red.uploaded["llmperf"].iterdir()} >= {"llmperf.json", "llmperf.md"}
 
     commit(project, {"chat.py": CHAT.format(cached=True)})
-    green = Job(tmp_path / "green", project).act(project / ACTION, args="tests/performance")
+    with Server(comments) as server:
+        green = pull_request(tmp_path / "green", project, server).act(project / ACTION, args=asked, comment="true")
     assert (green.status, green.annotations) == (0, [])
     assert green.summary.startswith("### ✅ llmperf: 1 measured: 1 new\n")  # of this hardware only counts are stored
+    assert comments.bodies == ["a remark", f"<!-- llmperf: llmperf -->\n{green.summary}"]
     assert json.loads((green.uploaded["llmperf"] / "llmperf.json").read_text())["failures"] == {}
 
 
@@ -88,6 +101,11 @@ def test_what_an_input_asks_for_in_vain_is_an_annotation(tmp_path: Path) -> None
     assert job.status == 4
     assert job.annotations == ["::error title=llmperf::mode: main; exit 0: expected baseline, or against"]
     assert job.uploaded == {}
+
+
+def test_only_the_step_that_comments_knows_the_token() -> None:
+    steps = yaml.safe_load((ROOT / ".github/actions/gate/action.yml").read_text())["runs"]["steps"]
+    assert ["token" in str(step) for step in steps] == [False, False, True]
 
 
 # Baselines that a pull request's code recorded

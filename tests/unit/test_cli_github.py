@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from pytest_llmperf.cli import github
 from pytest_llmperf.errors import UsageError
-from tests.servers import Received, Script, Server, answers
+from tests.comments import Comments
+from tests.servers import Server
 
 
 def gate(**given: str) -> list[str]:
@@ -40,31 +39,6 @@ def test_an_input_that_makes_no_sense_is_refused(given, told) -> None:
 
 
 # The comment
-
-
-class Comments:
-    """Those of a pull request, as GitHub has them."""
-
-    def __init__(self, *bodies: str, status: int = 0) -> None:
-        self.bodies = [*bodies]
-        self.status = status
-        self.asked: list[Received] = []
-
-    def __call__(self, received: Received) -> Script:
-        self.asked.append(received)
-        if self.status:
-            return answers("{}", self.status)
-        if received.method == "GET":
-            assert received.path.startswith("/repos/someone/something/issues/12/comments?per_page=100&page=")
-            page = int(received.path.rpartition("=")[2])
-            shown = range(len(self.bodies))[100 * (page - 1) : 100 * page]
-            url = f"http://{received.headers['host']}/comments"
-            return answers(json.dumps([{"url": f"{url}/{number}", "body": self.bodies[number]} for number in shown]))
-        if received.method == "PATCH":
-            self.bodies[int(received.path.rpartition("/")[2])] = received.json["body"]
-        else:
-            self.bodies.append(received.json["body"])
-        return answers("{}")
 
 
 @pytest.fixture
