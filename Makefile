@@ -4,10 +4,10 @@ RUN := $(VENV)/bin
 READY := $(VENV)/.ready
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test lint workflows clean
 
 help:  ## show this
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 8
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
 
 demo: $(READY)  ## run the example suite on random-weight models; nothing is downloaded
 	$(RUN)/pytest examples $(ARGS)
@@ -21,8 +21,11 @@ lint: $(READY)  ## style, types and layers
 	$(RUN)/mypy
 	$(RUN)/lint-imports
 
+workflows: $(READY)  ## what GitHub Actions is to run, as zizmor and actionlint see it
+	.ci/workflows
+
 clean:  ## remove the environment and caches
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .ci/node_modules
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -31,10 +31,10 @@ from pytest_llmperf.errors import BaselineError
 NOISE = "noise.json"
 PATIENCE_S = 60.0
 """How long another process may be writing; it takes milliseconds."""
-_LOCK = ".lock"
-_BESIDE = {
+LOCK = ".lock"
+BESIDE = {
     ".gitattributes": "# An automatic merge would mix the rows of two baselines.\n*.json text eol=lf -merge\n",
-    ".gitignore": f"/{_LOCK}\n.*.tmp\n",
+    ".gitignore": f"/{LOCK}\n.*.tmp\n",
 }
 """What git has to know of the folder."""
 
@@ -296,7 +296,7 @@ class Store:
                 f"{self.folder} is a file, where baselines need a folder: not recorded; "
                 f"move it, or name another folder by --llmperf-baselines"
             )
-        lock = FileLock(self._guarded(self.folder / _LOCK), timeout=PATIENCE_S)
+        lock = FileLock(self._guarded(self.folder / LOCK), timeout=PATIENCE_S)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock.acquire()
@@ -308,7 +308,7 @@ class Store:
         except OSError as error:
             raise self._unwritten(name, error) from None
         try:
-            for beside, text in _BESIDE.items():
+            for beside, text in BESIDE.items():
                 self._complete(self.folder / beside, text)
             yield
         finally:

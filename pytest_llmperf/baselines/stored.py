@@ -26,7 +26,7 @@ from pytest_llmperf.errors import BaselineError, UsageError
 from pytest_llmperf.metrics import CATALOGUE, Kind
 
 EXPECTED = "a folder of baselines, a hardware folder or a file of it, or a report of llmperf measure --json"
-_HARDWARE = re.compile(r"(cpu|cuda|mps|served|exact)-.")
+HARDWARE = re.compile(r"(cpu|cuda|mps|served|exact)-.")
 
 
 @dataclass(frozen=True)
@@ -139,10 +139,10 @@ def _read(path: Path) -> Contents:
 
 def _is_hardware(folder: Path) -> bool:
     """Whether this is the folder of one hardware, and not one of baselines that only has such a name."""
-    if not _HARDWARE.match(folder.absolute().name):
+    if not HARDWARE.match(folder.absolute().name):
         return False
     return _holds_baselines(folder.absolute().parent) or not any(
-        _HARDWARE.match(inner.name) for inner in folder.iterdir() if inner.is_dir()
+        HARDWARE.match(inner.name) for inner in folder.iterdir() if inner.is_dir()
     )
 
 
@@ -160,7 +160,7 @@ def _of_store(path: Path, root: Path, folders: Collection[str] | None = None, fi
     except BaselineError as error:  # which names the file from the folder's own name on; several may have that
         above = root.parent if path.is_absolute() else Path(os.path.relpath(root.parent))
         raise BaselineError(f"{above}{os.sep}{error}" if above.parts else str(error)) from None
-    hardware = {name: entries for name, entries in found.entries.items() if _HARDWARE.match(name)}
+    hardware = {name: entries for name, entries in found.entries.items() if HARDWARE.match(name)}
     return Contents(hardware, found.noise)
 
 
@@ -170,7 +170,7 @@ def _of_hardware(path: Path, folder: Path, file: str | None = None) -> Contents:
 
 def _own_hardware(path: Path) -> Path | None:
     """The hardware folder that a file lies in: the nearest so named, or the one that lies in a store's."""
-    named = [folder for folder in path.absolute().parents if _HARDWARE.match(folder.name)]
+    named = [folder for folder in path.absolute().parents if HARDWARE.match(folder.name)]
     return next((folder for folder in named if _holds_baselines(folder.parent)), named[0] if named else None)
 
 

@@ -78,7 +78,26 @@ def _parser() -> argparse.ArgumentParser:
     _add_calibrate(commands)
     _add_import(commands)
     _add_report(commands)
+    _add_init(commands)
     return parser
+
+
+def _add_init(commands: Any) -> None:
+    beginning = commands.add_parser(
+        "init",
+        help="write a first test, and the workflow that gates pull requests with it",
+        description="Write a first test and .gitattributes of baselines into FOLDER, where pytest is called, and a "
+        "workflow of GitHub Actions into the repository that holds it. What exists already stays as it is.",
+    )
+    beginning.add_argument("folder", type=Path, nargs="?", default=Path(), metavar="FOLDER", help="default: this one")
+    beginning.add_argument(
+        "--runner",
+        default="cpu",
+        metavar="cpu|gpu|LABEL[,LABEL…]",
+        help="what the workflow runs on: cpu, ubuntu-latest (default); gpu, [self-hosted, gpu]; or the labels of yours",
+    )
+    _add_options(beginning, "device")
+    beginning.set_defaults(run=_command("init", "init"))
 
 
 def _add_report(commands: Any) -> None:
@@ -91,6 +110,9 @@ def _add_report(commands: Any) -> None:
     reporting.add_argument("files", nargs="+", type=Path, metavar="FILE")
     reporting.add_argument("--json", type=Path, metavar="FILE", help="write one report of all; - for standard output")
     reporting.add_argument("--markdown", type=Path, metavar="FILE", help="short, what fails first; - likewise")
+    reporting.add_argument(
+        "--annotations", action="store_true", help="print what fails as GitHub Actions shows it beside a test's line"
+    )
     reporting.add_argument(
         "--recompute", action="store_true", help="judge anew from what the reports hold, and tell what differs"
     )
@@ -224,6 +246,16 @@ def _add_stored_commands(commands: Any) -> None:
     merging.add_argument("shards", nargs="+", type=Path, metavar="SHARD")
     merging.add_argument("--into", type=Path, required=True, metavar="DIR", help="if it exists, one shard more")
     merging.set_defaults(run=_command("baselines", "merge"))
+
+    accepting = commands.add_parser(
+        "accept",
+        help="take over baselines that another run recorded, whoever wrote its code",
+        description="Check that FOLDER holds baselines and nothing else, store them in place of those of the same "
+        "tests, and print old → new. Files are written anew from what was read; noise.json stays as it is.",
+    )
+    accepting.add_argument("folder", type=Path, metavar="FOLDER")
+    accepting.add_argument("--into", type=Path, required=True, metavar="DIR", help="folder of the baselines")
+    accepting.set_defaults(run=_command("baselines", "accept"))
 
 
 def _add_import(commands: Any) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 
+from pytest_llmperf.baselines import accept as accepting
 from pytest_llmperf.baselines import merge as merging
 from pytest_llmperf.baselines.store import Contents, Store
 from pytest_llmperf.baselines.stored import read, read_folder
 from pytest_llmperf.baselines.versus import versus
 from pytest_llmperf.errors import UsageError
 from pytest_llmperf.reports import stored as report
+from pytest_llmperf.reports.recorded import Recorded, changed, remarks
 from pytest_llmperf.reports.terminal import standard_output, tables_text
 
 
@@ -50,4 +52,13 @@ def merge(parsed: argparse.Namespace) -> int:
 
     written = Store(into).rewrite(joined)
     print(report.merged(merged, len(shards), str(parsed.into), len(written)))
+    return 0
+
+
+def accept(parsed: argparse.Namespace) -> int:
+    changes = accepting.accept(accepting.checked(parsed.folder), parsed.into)
+    recorded = Recorded(changes, done=True)
+    table = changed(recorded)
+    colour, width = standard_output()
+    print(tables_text([table] if table.rows else [], remarks(recorded), width, colour))
     return 0

@@ -10,6 +10,7 @@ from pytest_llmperf.cli import check_folder, write_file
 from pytest_llmperf.errors import UsageError
 from pytest_llmperf.rejudge import differences
 from pytest_llmperf.reports import document, markdown
+from pytest_llmperf.reports.annotations import written as annotated
 from pytest_llmperf.reports.run import Run
 from pytest_llmperf.reports.terminal import standard_output, summary
 
@@ -26,7 +27,9 @@ def report(parsed: argparse.Namespace) -> int:
     run = document.merged([document.read(file) for file in parsed.files])
     if parsed.recompute:
         return _recomputed(run)
-    if not any(str(file) == "-" for file in asked.values()):
+    if parsed.annotations:
+        print(annotated(run), end="")
+    elif not any(str(file) == "-" for file in asked.values()):
         colour, width = standard_output()
         print(summary(run.results, width, colour, parsed.verbose, run.recorded), flush=True)
         for test, why in run.failures.items():

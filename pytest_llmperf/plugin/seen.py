@@ -59,6 +59,7 @@ class Seen:
             self._unsure.add(_module(report.nodeid))
         if report.failed:
             self._failures[report.nodeid] = _why(report)
+            self._places[report.nodeid] = f"{_module(report.nodeid)}:1"
 
     def pytest_collection_finish(self) -> None:
         self._complete = not self._config.getoption("lf", False)  # which leaves tests out before they are collected

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from pytest_llmperf.model import Result, Verdict
+from pytest_llmperf.model import Result
 from pytest_llmperf.reports.recorded import changed, remarks
 from pytest_llmperf.reports.run import Run
 from pytest_llmperf.reports.table import (
@@ -30,8 +30,7 @@ _LONGEST = 300
 
 def written(run: Run) -> str:
     """The report, as much of it as a comment may hold: what fails, then the rest, folded."""
-    failing = [result for result in run.results if result.fails and not result.expected_to_fail]
-    failing.sort(key=lambda result: _order(result.verdict))
+    failing = run.failing
     blocks = [_heading(run, failing), *_failures(run), *map(_failing, failing[:_MOST_FAILING])]
     if len(failing) > _MOST_FAILING:
         blocks.append(f"and {len(failing) - _MOST_FAILING} more that fail, in the table of all")
@@ -42,10 +41,6 @@ def written(run: Run) -> str:
     if run.results:
         blocks.append(_folded(f"All {len(run.results)} measurements", map(_table, overview(run.results))))
     return _cut([block for block in blocks if block])
-
-
-def _order(verdict: Verdict | None) -> int:
-    return list(Verdict).index(verdict) if verdict is not None else len(Verdict)
 
 
 def _heading(run: Run, failing: Sequence[Result]) -> str:

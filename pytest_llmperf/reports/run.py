@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from pytest_llmperf.baselines.basis import Basis
-from pytest_llmperf.model import Result
+from pytest_llmperf.model import Result, Verdict
 from pytest_llmperf.reports.recorded import Recorded
 
 
@@ -41,6 +41,11 @@ class Run:
     @property
     def fails(self) -> bool:
         """Whether anything in it makes a build red."""
-        return bool(self.failures or self.fault) or any(
-            result.fails and not result.expected_to_fail for result in self.results
-        )
+        return bool(self.failures or self.fault or self.failing)
+
+    @property
+    def failing(self) -> list[Result]:
+        """What was judged and makes the build red, worst first."""
+        order = list(Verdict)
+        found = [result for result in self.results if result.fails and not result.expected_to_fail]
+        return sorted(found, key=lambda result: order.index(result.verdict) if result.verdict else len(order))

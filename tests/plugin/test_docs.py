@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -27,6 +28,7 @@ from tests.profiles import mission, phase
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / ".github" / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 MAKEFILE = (ROOT / "Makefile").read_text()
+ACTION = yaml.safe_load((ROOT / ".github" / "actions" / "gate" / "action.yml").read_text())
 
 
 @dataclass(frozen=True)
@@ -77,11 +79,30 @@ def test_a_console_block_holds_commands_that_exist(suite: pytest.Pytester, block
 
 @pytest.mark.parametrize("block", blocks("yaml"), ids=str)
 def test_a_workflow_runs_commands_that_exist(suite: pytest.Pytester, block: Block) -> None:
-    workflow = yaml.safe_load(block.text)
-    commands = [step["run"] for job in workflow["jobs"].values() for step in job["steps"] if "run" in step]
+    commands = commands_of(yaml.safe_load(block.text))
     assert commands
     for command in commands:
         check_command(suite, command)
+
+
+def commands_of(pipeline: Any) -> list[str]:
+    """Those of GitHub Actions, Buildkite or GitLab CI."""
+    if "jobs" in pipeline:
+        steps = [step for job in pipeline["jobs"].values() for step in job["steps"]]
+        for step in steps:
+            if step.get("uses", "").endswith("/llmperf"):
+                assert set(step["with"]) <= set(ACTION["inputs"])
+        return [step["run"] for step in steps if "run" in step]
+    if "steps" in pipeline:
+        return [command for step in pipeline["steps"] for command in step["command"]]
+    return [command for job in pipeline.values() for command in job["script"]]
+
+
+def test_every_input_of_the_action_is_in_its_table() -> None:
+    page = (ROOT / "docs" / "ci.md").read_text()
+    for name, given in ACTION["inputs"].items():
+        default = given["default"] if name != "token" else ""
+        assert f"| `{name}` | {f'`{default}`' if default else ''}" in page, name
 
 
 def check_command(suite: pytest.Pytester, command: str) -> None:
@@ -98,6 +119,8 @@ def check_command(suite: pytest.Pytester, command: str) -> None:
         subprocess.run([*check, str(ROOT / arguments[0])], check=True)
     elif program == "git":
         assert arguments == ["add", "baselines"], command
+    elif program == "buildkite-agent":
+        assert arguments[0] in ("annotate", "artifact"), command
     elif program == "llmperf":
         cli._parser().parse_args(arguments)
     elif program == "pytest":

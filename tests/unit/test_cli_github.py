@@ -1,0 +1,96 @@
+"""What the action runs: how pytest is called, and the comment on the pull request."""
+
+from __future__ import annotations
+
+import pytest
+
+from pytest_llmperf.cli import github
+from pytest_llmperf.errors import UsageError
+from tests.comments import Comments
+from tests.servers import Server
+
+
+def gate(**given: str) -> list[str]:
+    return github._arguments({f"GATE_{name.upper()}": value for name, value in {"mode": "baseline", **given}.items()})
+
+
+def test_pytest_is_called_with_what_the_inputs_say() -> None:
+    assert gate() == []
+    assert gate(args="tests -k 'chat and not slow'") == ["tests", "-k", "chat and not slow"]
+    assert gate(mode="against") == ["--llmperf-against="]
+    assert gate(args="tests", mode="against", base=" origin/main ", strict="new") == [
+        "tests",
+        "--llmperf-against=origin/main",
+        "--llmperf-strict=new",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"mode": "duet"}, "mode: duet: expected baseline, or against"),
+        ({"base": "main"}, "base: main: only mode: against has a base"),
+        ({"args": "-k 'chat"}, "args: -k 'chat: No closing quotation"),
+    ],
+)
+def test_an_input_that_makes_no_sense_is_refused(given, told) -> None:
+    with pytest.raises(UsageError, match=f"^{told}$"):
+        gate(**given)
+
+
+# The comment
+
+
+@pytest.fixture
+def environ(tmp_path) -> dict[str, str]:
+    (tmp_path / "event.json").write_text('{"pull_request": {"number": 12}}')
+    (tmp_path / "llmperf.md").write_text("### all is well\n")
+    return {
+        "GATE_NAME": "cpu",
+        "GATE_REPORTS": str(tmp_path),
+        "GATE_TOKEN": "secret",
+        "GITHUB_EVENT_PATH": str(tmp_path / "event.json"),
+        "GITHUB_REPOSITORY": "someone/something",
+    }
+
+
+def comment(comments: Comments, environ: dict[str, str]) -> int:
+    with Server(comments) as server:
+        return github.comment({**environ, "GITHUB_API_URL": server.url.removesuffix("/v1")})
+
+
+def test_the_first_run_makes_a_comment(environ) -> None:
+    comments = Comments("a remark")
+    assert comment(comments, environ) == 0
+    assert comments.bodies == ["a remark", "<!-- llmperf: cpu -->\n### all is well\n"]
+    assert {each.headers["authorization"] for each in comments.asked} == {"Bearer secret"}
+
+
+@pytest.mark.parametrize("earlier", [0, 1, 99, 100, 250])
+def test_later_runs_change_their_own(environ, earlier: int) -> None:
+    others = [f"a remark, see <!-- llmperf: cpu --> {number}" for number in range(earlier)]
+    comments = Comments(*others, "<!-- llmperf: gpu -->\nanother job's", "<!-- llmperf: cpu -->\nold")
+    assert comment(comments, environ) == 0
+    assert comments.bodies[-1] == "<!-- llmperf: cpu -->\n### all is well\n"
+    assert comments.bodies[:-1] == [*others, "<!-- llmperf: gpu -->\nanother job's"]
+
+
+@pytest.mark.parametrize("status", [403, 404])
+def test_a_fork_that_may_not_comment_is_told_and_does_not_fail(environ, capsys, status: int) -> None:
+    assert comment(Comments(status=status), environ) == 0
+    assert capsys.readouterr().out.startswith("::notice title=llmperf::no comment from this job: its token may not")
+
+
+def test_a_fault_of_github_is_a_warning(environ, capsys) -> None:
+    assert comment(Comments(status=500), environ) == 0
+    assert capsys.readouterr().out.startswith("::warning title=llmperf::no comment from this job: HTTP Error 500")
+    assert github.comment({**environ, "GITHUB_API_URL": "http://127.0.0.1:9"}) == 0
+    assert capsys.readouterr().out.startswith("::warning title=llmperf::no comment from this job: ")
+
+
+def test_without_a_pull_request_nobody_is_asked(environ, tmp_path, capsys) -> None:
+    (tmp_path / "event.json").write_text('{"ref": "refs/heads/main"}')
+    comments = Comments()
+    assert comment(comments, environ) == 0
+    assert comments.asked == []
+    assert "::notice title=llmperf::no comment" in capsys.readouterr().out
