@@ -92,6 +92,12 @@ def _add_report(commands: Any) -> None:
     reporting.add_argument("--json", type=Path, metavar="FILE", help="write one report of all; - for standard output")
     reporting.add_argument("--markdown", type=Path, metavar="FILE", help="short, what fails first; - likewise")
     reporting.add_argument(
+        "--custom-json",
+        type=Path,
+        metavar="FILE",
+        help="memory, counts and rates in the form of github-action-benchmark; - for what is better when smaller",
+    )
+    reporting.add_argument(
         "--recompute", action="store_true", help="judge anew from what the reports hold, and tell what differs"
     )
     reporting.add_argument("-v", "--verbose", action="count", default=0, help="every metric; -vv: samples too")

@@ -9,20 +9,27 @@ from pathlib import Path
 from pytest_llmperf.cli import check_folder, write_file
 from pytest_llmperf.errors import UsageError
 from pytest_llmperf.rejudge import differences
-from pytest_llmperf.reports import document, markdown
+from pytest_llmperf.reports import custom, document, markdown
 from pytest_llmperf.reports.run import Run
 from pytest_llmperf.reports.terminal import standard_output, summary
 
-_WRITERS: Mapping[str, Callable[[Run], str]] = {"json": document.written, "markdown": markdown.written}
+_WRITERS: Mapping[str, Callable[[Run], str]] = {
+    "json": document.written,
+    "markdown": markdown.written,
+    "custom_json": custom.smaller,
+    "custom_json_bigger": custom.bigger,
+}
 
 
 def report(parsed: argparse.Namespace) -> int:
     """Show reports again; exit status 1 if what they tell of failed."""
-    asked: dict[str, Path] = {name: file for name in _WRITERS if (file := getattr(parsed, name)) is not None}
+    asked: dict[str, Path] = {name: file for name in _WRITERS if (file := getattr(parsed, name, None)) is not None}
     for name, file in asked.items():
-        check_folder(f"--{name}", file)
+        check_folder(f"--{name.replace('_', '-')}", file)
     if [str(file) for file in asked.values()].count("-") > 1:
         raise UsageError("only one report can go to standard output")
+    if (file := asked.get("custom_json")) is not None and str(file) != "-":
+        asked["custom_json_bigger"] = custom.beside(file)
     run = document.merged([document.read(file) for file in parsed.files])
     if parsed.recompute:
         return _recomputed(run)
@@ -36,7 +43,7 @@ def report(parsed: argparse.Namespace) -> int:
         if str(file) == "-":
             print(text, end="")
         else:
-            write_file(f"--{name}", file, text)
+            write_file(f"--{name.replace('_', '-')}", file, text)
     return int(run.fails)
 
 

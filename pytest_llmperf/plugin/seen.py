@@ -119,7 +119,7 @@ class Seen:
         from pytest_llmperf.git import ask
         from pytest_llmperf.reports.run import Run
 
-        config, results = self._config, self._all()
+        config, results = self._config, self.results()
         below = ask(config.rootpath, "rev-parse", "--show-prefix")
         judged = {result.test for result in results if result.fails}
         interrupted = "interrupted" if session.exitstatus == pytest.ExitCode.INTERRUPTED else ""
@@ -156,14 +156,15 @@ class Seen:
             if verbosity >= 0:
                 reporter.write_sep("=", "llmperf")
             writer = reporter._tw
-            text = summary(self._all(), writer.fullwidth, writer.hasmarkup, verbosity, self._recorded)
+            text = summary(self.results(), writer.fullwidth, writer.hasmarkup, verbosity, self._recorded)
             reporter.write_line(text if verbosity >= 0 else f"llmperf: {text}")
         if self._written and config.get_verbosity() >= 0:
             reporter.write_line(f"llmperf: wrote {', '.join(map(str, self._written))}")
         if self._fault:
             reporter.write_line(f"llmperf: {self._fault}", red=True)
 
-    def _all(self) -> list[Result]:
+    def results(self) -> list[Result]:
+        """All that was measured so far; of a test that ran again, the last."""
         from pytest_llmperf.model import Result
 
         return [Result.from_plain(record) for record in self._results.values()]
@@ -174,7 +175,7 @@ class Seen:
         from pytest_llmperf.reports.recorded import Recorded
 
         store = Store(baselines_folder(self._config))
-        results = [result for result in self._all() if result.recording]
+        results = [result for result in self.results() if result.recording]
         changes = []
         if recording:
             from pytest_llmperf.baselines.schema import Recording
