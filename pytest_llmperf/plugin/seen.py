@@ -33,6 +33,7 @@ class Seen:
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
+        self._grouped = config.getoption("dist", "no") == "loadgroup"
         self._began = datetime.now(timezone.utc).isoformat(timespec="seconds")
         self._results: dict[str, dict[str, Any]] = {}
         self._bases: dict[str, dict[str, Any]] = {}
@@ -77,11 +78,12 @@ class Seen:
             self._results[result["key"]] = result  # a rerun takes the place of what it repeats
         self._bases.update(getattr(report, "llmperf_bases", {}))
         file, line, _ = report.location
-        self._places[report.nodeid] = f"{file}:{(line or 0) + 1}"
+        test = _without_group(report.nodeid) if self._grouped else report.nodeid
+        self._places[test] = f"{file}:{(line or 0) + 1}"
         if report.failed:
-            self._failures[report.nodeid] = _why(report)
+            self._failures[test] = _why(report)
         elif report.when == "call":  # a rerun
-            self._failures.pop(report.nodeid, None)
+            self._failures.pop(test, None)
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         if hasattr(self._config, "workerinput"):
@@ -253,10 +255,17 @@ def _folders(results: Sequence[Result]) -> list[str]:
 
 
 def _why(report: pytest.TestReport | pytest.CollectReport) -> str:
-    """The first line of what a failed test or module says."""
+    """The first line of what a failed test or module says, of a traceback that of its error."""
     crash = getattr(getattr(report.longrepr, "reprcrash", None), "message", "")
     lines = (crash or report.longreprtext).strip().splitlines()
-    return lines[0] if lines else "it failed and does not say why"
+    errors = [line[1:].strip() for line in lines if line.startswith("E   ")]
+    return next(iter(errors or lines), "it failed and does not say why")
+
+
+def _without_group(nodeid: str) -> str:
+    """A node id without the `@group` that xdist appends to it: no end of a path and none of parameters."""
+    test, _, group = nodeid.rpartition("@")
+    return nodeid if not test or "::" in group or group.endswith("]") else test
 
 
 def _module(nodeid: str) -> str:

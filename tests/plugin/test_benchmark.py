@@ -36,8 +36,10 @@ def test_both(llm, benchmark):
 """
 TIMES = {"ttft_ms", "tpot_ms", "itl_ms", "latency_ms"}
 """What is known of a stream."""
-WITHOUT = ("-W", "ignore:Not saving anything")
-"""pytest-benchmark warns where it has nothing to save."""
+SAVE = ("--benchmark-save=b", "--benchmark-save-data")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Not saving anything", "ignore:(?s).*Benchmarks are automatically disabled because xdist"
+)
 
 
 def run(suite: pytest.Pytester, text: str, *arguments: str) -> pytest.RunResult:
@@ -45,9 +47,14 @@ def run(suite: pytest.Pytester, text: str, *arguments: str) -> pytest.RunResult:
     return suite.runpytest("--benchmark-max-time=0.01", "--benchmark-min-rounds=1", *arguments)
 
 
-def saved(suite: pytest.Pytester, name: str = "b.json") -> dict[str, dict[str, Any]]:
-    content = json.loads((suite.path / name).read_text())
-    return {record["fullname"]: record for record in content["benchmarks"]}
+def document(suite: pytest.Pytester) -> dict[str, Any]:
+    [file] = suite.path.glob(".benchmarks/*/*_b.json")
+    content: dict[str, Any] = json.loads(file.read_text())
+    return content
+
+
+def saved(suite: pytest.Pytester) -> dict[str, dict[str, Any]]:
+    return {record["fullname"]: record for record in document(suite)["benchmarks"]}
 
 
 def without_plugin(name: str) -> pytest.MarkDecorator:
@@ -55,17 +62,14 @@ def without_plugin(name: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(name not in known, reason=f"no pytest-{name}")
 
 
-def fixture_works() -> bool:
-    """Whether its fixture knows this pytest."""
-    version = tuple(map(int, importlib.metadata.version("pytest-benchmark").split(".")[:2]))
-    return version >= (5, 3) or pytest.version_tuple < (9, 1)
-
-
-needs_fixture = pytest.mark.skipif(not fixture_works(), reason="this pytest-benchmark's fixture fails on this pytest")
+VERSION = tuple(map(int, importlib.metadata.version("pytest-benchmark").split(".")[:2]))
+needs_fixture = pytest.mark.skipif(
+    VERSION < (5, 3) and pytest.version_tuple >= (9, 1), reason="this pytest-benchmark's fixture fails on this pytest"
+)
 
 
 def test_each_time_of_a_test_is_a_benchmark_in_seconds(suite: pytest.Pytester) -> None:
-    run(suite, ONE, "--benchmark-json=b.json", "--llmperf-json=r.json").assert_outcomes(passed=1)
+    run(suite, ONE, *SAVE, "--llmperf-json=r.json").assert_outcomes(passed=1)
     benchmarks = saved(suite)
     assert benchmarks.keys() == {f"test_chat.py::test_chat.{metric}" for metric in TIMES}
     record = benchmarks["test_chat.py::test_chat.ttft_ms"]
@@ -90,8 +94,15 @@ def test_each_time_of_a_test_is_a_benchmark_in_seconds(suite: pytest.Pytester) -
         assert data == pytest.approx([value / 1000 for value in values[metric]])
 
 
+@pytest.mark.skipif(VERSION < (5,), reason="this pytest-benchmark opens the file again and again, and closes it once")
+def test_its_json_has_them(suite: pytest.Pytester) -> None:
+    run(suite, ONE, "--benchmark-json=b.json").assert_outcomes(passed=1)
+    content = json.loads((suite.path / "b.json").read_text())
+    assert {record["group"] for record in content["benchmarks"]} == TIMES
+
+
 def test_parameters_and_labels_are_named_so_that_they_group(suite: pytest.Pytester) -> None:
-    result = run(suite, SIZES, "--benchmark-json=b.json", "--benchmark-group-by=func")
+    result = run(suite, SIZES, *SAVE, "--benchmark-group-by=func")
     benchmarks = {name: record for name, record in saved(suite).items() if "tpot_ms" in name}
     assert {record["name"]: (record["param"], record["params"]) for record in benchmarks.values()} == {
         "test_chat.tpot_ms[2]": ("2", {"size": 2}),
@@ -104,7 +115,7 @@ def test_parameters_and_labels_are_named_so_that_they_group(suite: pytest.Pytest
 
 
 def test_grouping_by_a_parameter_that_only_some_tests_have_ends_no_run(suite: pytest.Pytester) -> None:
-    result = run(suite, SIZES + ONE, "--benchmark-json=b.json", "--benchmark-group-by=param:size")
+    result = run(suite, SIZES + ONE, *SAVE, "--benchmark-group-by=param:size")
     assert result.ret == 0
     result.stdout.fnmatch_lines(["* benchmark 'size=2': 8 tests *", "* benchmark 'size=None': 4 tests *"])
 
@@ -119,7 +130,7 @@ def test_chat(llm, target, workload, made, what, share):
     llm.load(target)
     llm.measure(workload=workload)
 """
-    run(suite, text, "--benchmark-json=b.json").assert_outcomes(passed=1)
+    run(suite, text, *SAVE).assert_outcomes(passed=1)
     record = next(iter(saved(suite).values()))
     expected = {"target": "stream:fast", "workload": "8-4", "made": "fast", "what": "what0", "share": 0.5}
     assert record["params"] == expected
@@ -131,8 +142,8 @@ def test_a_time_is_not_published_unless_a_flag_asks_for_it(suite: pytest.Pyteste
 
 
 def test_a_smoke_run_publishes_nothing(suite: pytest.Pytester) -> None:
-    run(suite, ONE, "--benchmark-json=b.json", "--llmperf=smoke", *WITHOUT).assert_outcomes(passed=1)
-    assert not any(file.read_text() for file in suite.path.glob("b.json"))
+    run(suite, ONE, *SAVE, "--llmperf=smoke").assert_outcomes(passed=1)
+    assert not list(suite.path.glob(".benchmarks/*/*.json"))
 
 
 def test_saved_runs_are_compared_and_fail_the_next(suite: pytest.Pytester) -> None:
@@ -162,13 +173,13 @@ def test_a_histogram_is_drawn_of_each_metric(suite: pytest.Pytester, monkeypatch
 
 def test_a_rerun_is_published_once(suite: pytest.Pytester) -> None:
     text = "tries = []\n" + ONE + "    tries.append(1)\n    assert len(tries) > 1\n"
-    run(suite, text, "--benchmark-json=b.json", "--reruns=1").stdout.fnmatch_lines(["*1 passed, 1 rerun*"])
-    assert len(json.loads((suite.path / "b.json").read_text())["benchmarks"]) == len(TIMES)
+    run(suite, text, *SAVE, "--reruns=1").stdout.fnmatch_lines(["*1 passed, 1 rerun*"])
+    assert len(document(suite)["benchmarks"]) == len(TIMES)
 
 
 @needs_fixture
 def test_a_test_with_both_fixtures_has_both(suite: pytest.Pytester) -> None:
-    run(suite, BOTH, "--benchmark-json=b.json").assert_outcomes(passed=1)
+    run(suite, BOTH, *SAVE).assert_outcomes(passed=1)
     names = {f"test_chat.py::test_both.{metric}" for metric in TIMES}
     assert saved(suite).keys() == {"test_chat.py::test_both", *names}
 
@@ -192,7 +203,7 @@ def test_benchmark_only_runs_what_uses_both(suite: pytest.Pytester) -> None:
 @needs_fixture
 @pytest.mark.parametrize(("flag", "passed"), [("--benchmark-disable", 2), ("--benchmark-skip", 1)])
 def test_what_disables_benchmarks_disables_nothing_of_ours(suite: pytest.Pytester, flag: str, passed: int) -> None:
-    result = run(suite, ONE + BOTH, flag, "--benchmark-json=b.json")
+    result = run(suite, ONE + BOTH, flag, *SAVE)
     result.assert_outcomes(passed=passed, skipped=2 - passed)
     result.stdout.fnmatch_lines([f"{passed} measured: {passed} new"])
     assert {f"test_chat.py::test_chat.{metric}" for metric in TIMES} <= saved(suite).keys()
@@ -206,7 +217,7 @@ def test_without_the_plugin_everything_works(suite: pytest.Pytester) -> None:
 
 
 def test_workers_of_xdist_measure_and_the_controller_publishes(suite: pytest.Pytester) -> None:
-    result = run(suite, SIZES, "-n1", "--benchmark-json=b.json")
+    result = run(suite, SIZES, "-n1", *SAVE)
     result.assert_outcomes(passed=2)
     params = {name: record["params"] for name, record in saved(suite).items()}
     assert len(params) == 4 * len(TIMES)
@@ -216,12 +227,12 @@ def test_workers_of_xdist_measure_and_the_controller_publishes(suite: pytest.Pyt
 @without_plugin("codspeed")
 def test_codspeed_deselects_what_does_not_use_its_fixture_and_that_is_said(suite: pytest.Pytester) -> None:
     suite.makepyfile(test_chat=HEAD + ONE + BOTH)
-    result = suite.runpytest("--codspeed", "--benchmark-json=b.json", "--codspeed-max-time=0.01")
+    result = suite.runpytest("--codspeed", *SAVE, "--codspeed-max-time=0.01")
     result.assert_outcomes(passed=1, deselected=1)
     result.stdout.fnmatch_lines(
         [
             "llmperf: --codspeed leaves out tests that measure without the fixture benchmark",
-            "llmperf: --benchmark-json: no metric was handed to pytest-benchmark *: it is disabled",
+            "llmperf: --benchmark-save: no metric was handed to pytest-benchmark *: it is disabled",
             "1 measured: 1 new",
         ]
     )
@@ -256,9 +267,9 @@ def test_what_codspeed_deselects_is_said(suite: pytest.Pytester) -> None:
 
 def test_a_plugin_that_is_disabled_is_told(suite: pytest.Pytester) -> None:
     suite.makeconftest(CODSPEED.replace("items[:] = kept", ""))
-    result = run(suite, ONE, "--benchmark-json=b.json", *WITHOUT)
+    result = run(suite, ONE, *SAVE)
     result.assert_outcomes(passed=1)
-    told = "llmperf: --benchmark-json: no metric was handed to pytest-benchmark *: it is disabled"
+    told = "llmperf: --benchmark-save: no metric was handed to pytest-benchmark *: it is disabled"
     result.stdout.fnmatch_lines([told])
 
 
@@ -282,17 +293,17 @@ def test_an_inside_that_is_another_is_told_and_costs_nothing_else(
     suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, other: type, error: str
 ) -> None:
     monkeypatch.setattr("pytest_benchmark.stats.Metadata", other)
-    result = run(suite, ONE, "--benchmark-json=b.json", "--llmperf-json=r.json", *WITHOUT)
+    result = run(suite, ONE, *SAVE, "--llmperf-json=r.json")
     result.assert_outcomes(passed=1)
     assert result.ret == 0
-    result.stdout.fnmatch_lines([f"llmperf: --benchmark-json: no metric was handed to pytest-benchmark *: {error}"])
+    result.stdout.fnmatch_lines([f"llmperf: --benchmark-save: no metric was handed to pytest-benchmark *: {error}"])
     assert (suite.path / "r.json").exists()
 
 
 def test_gpus_are_facts_of_the_machine(suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pytest_llmperf.baselines.environment.nvidia_gpus", lambda: ["NVIDIA H200"])
-    run(suite, ONE, "--benchmark-json=b.json", "--llmperf-device=cpu").assert_outcomes(passed=1)
-    assert json.loads((suite.path / "b.json").read_text())["machine_info"]["gpus"] == ["NVIDIA H200"]
+    run(suite, ONE, *SAVE, "--llmperf-device=cpu").assert_outcomes(passed=1)
+    assert document(suite)["machine_info"]["gpus"] == ["NVIDIA H200"]
 
 
 MODEL = """
@@ -303,7 +314,7 @@ def test_model(llm):
 
 
 def test_every_metric_that_is_known_is_in_one_place_by_its_direction(suite: pytest.Pytester) -> None:
-    run(suite, MODEL, *("--benchmark-json=b.json", "--llmperf-custom-json=c.json", "--llmperf-json=r.json"))
+    run(suite, MODEL, *(*SAVE, "--llmperf-custom-json=c.json", "--llmperf-json=r.json"))
     [result] = json.loads((suite.path / "r.json").read_text())["results"]
     known = {row["metric"]: row["value"] for row in result["rows"]}
 
