@@ -197,7 +197,10 @@ def _add_calibrate(commands: Any) -> None:
 
 
 def _add_stored_commands(commands: Any) -> None:
-    paths = "a folder of baselines, a hardware folder or a file of it, or a report of llmperf measure --json"
+    paths = (
+        "a folder of baselines, a hardware folder or a file of it, or a report (pytest --llmperf-json, llmperf measure "
+        "--json)"
+    )
     showing = commands.add_parser("show", help="print what is stored", description=f"Print what PATH holds: {paths}.")
     showing.add_argument("paths", nargs="*", type=Path, default=[Path("baselines")], metavar="PATH")
     showing.add_argument("-v", "--verbose", action="count", default=0, help="every metric, and how it was measured")

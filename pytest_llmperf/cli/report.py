@@ -11,6 +11,7 @@ from pytest_llmperf.errors import UsageError
 from pytest_llmperf.rejudge import differences
 from pytest_llmperf.reports import custom, document, markdown
 from pytest_llmperf.reports.run import Run
+from pytest_llmperf.reports.table import counts
 from pytest_llmperf.reports.terminal import standard_output, summary
 
 _WRITERS: Mapping[str, Callable[[Run], str]] = {
@@ -35,9 +36,12 @@ def report(parsed: argparse.Namespace) -> int:
         return _recomputed(run)
     if not any(str(file) == "-" for file in asked.values()):
         colour, width = standard_output()
-        print(summary(run.results, width, colour, parsed.verbose, run.recorded), flush=True)
+        shown = summary(run.results, width, colour, parsed.verbose, run.recorded) if run.results else counts([])
+        print(shown, flush=True)
         for test, why in run.failures.items():
             print(f"failed, and not by a verdict: {test}: {why}")
+        if run.fault:
+            print(run.fault)
     for name, file in asked.items():
         text = _WRITERS[name](run)
         if str(file) == "-":

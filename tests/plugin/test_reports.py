@@ -150,7 +150,7 @@ def test_junit_markdown_and_json_of_one_run_agree(suite: pytest.Pytester, spread
     assert {results[key].verdict for key in failing} == {Verdict.BROKEN}
     red = {test for test, (kind, _, _) in tests.items() if kind in ("failure", "error")}
     assert red == {results[key].test for key in failing} | written.run.failures.keys()
-    assert {test: why for test, why in written.run.failures.items()} == {
+    assert written.run.failures == {
         test: tests[test][2].splitlines()[0].removeprefix('failed on setup with "').rstrip('"')
         for test in written.run.failures
     }
@@ -251,7 +251,7 @@ def test_a_folder_is_no_file(suite: pytest.Pytester, flag: str) -> None:
 
 @pytest.mark.usefixtures("git_settings")
 def test_paths_are_where_they_are_meant_to_be(suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the command line from where pytest is called, of the ini file from rootdir; places from the repository's top."""
+    """Of the command line from where pytest is called, of the ini file from rootdir; places from the top of all."""
     root = repository(suite.path / "project", {"README": ""})
     below = root / "part" / "tests"
     below.mkdir(parents=True)

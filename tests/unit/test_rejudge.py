@@ -240,6 +240,6 @@ def test_nothing_but_the_report_is_consulted(tmp_path: Path, monkeypatch: pytest
     assert differences(result, run.bases[KEY]) == []
 
 
-def test_a_smoke_run_has_no_verdict_to_recompute(tmp_path: Path) -> None:
-    found, by = limited(tpot_ms < 5), gate(tmp_path)
+def test_a_smoke_run_has_no_verdict_to_recompute() -> None:
+    found = limited(tpot_ms < 5)
     assert differences(judge(found, None, judged=False), basis_of(found, None, judged=False)) == []

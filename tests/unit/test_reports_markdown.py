@@ -116,7 +116,7 @@ def test_a_test_may_be_called_anything(name: str) -> None:
 
 
 def test_a_comment_holds_what_500_tests_come_to() -> None:
-    names = "a_test_with_quite_a_long_name_as_people_write_them"
+    names = "a_test_with_quite_a_long_name_as_people_write_them_to_say_what_they_are_about"
     results = [result(OK, key=f"tests/test_{i // 50}.py::test_{names}[{i}]") for i in range(488)]
     failing = [result(REGRESSED, key=f"tests/test_bad.py::test_{names}[{i}]") for i in range(12)]
     failures = {f"tests/test_red.py::test_{i}": "x" * 1_000 for i in range(30)}
