@@ -26,7 +26,10 @@ from pytest_llmperf.baselines.store import Contents, Store
 from pytest_llmperf.errors import BaselineError, UsageError
 from pytest_llmperf.metrics import CATALOGUE, Kind
 
-EXPECTED = "a folder of baselines, a hardware folder or a file of it, or a report (pytest --llmperf-json, llmperf measure --json)"
+EXPECTED = (
+    "a folder of baselines, a hardware folder or a file of it, or a report "
+    "(pytest --llmperf-json, llmperf measure --json)"
+)
 _HARDWARE = re.compile(r"(cpu|cuda|mps|served|exact)-.")
 
 

@@ -67,7 +67,8 @@ def test_a_python_block_is_a_test_module_that_passes(suite: pytest.Pytester, blo
     assert outcomes == {}
 
 
-NOTHING_SAVED = pytest.mark.filterwarnings("ignore:Not saving anything")  # of pytest-benchmark, where nothing is run
+NOTHING_SAVED = pytest.mark.filterwarnings("ignore:Not saving anything", "ignore:Can't compare")
+"""What pytest-benchmark warns of where nothing is run."""
 
 
 @NOTHING_SAVED
