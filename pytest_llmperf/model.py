@@ -929,6 +929,8 @@ class Result:
     """Where it stands among them."""
     profile: Profile | None = None
     """Its operators, where they are to be shown."""
+    parameters: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
+    """What its test is parametrized by."""
 
     @property
     def test(self) -> str:

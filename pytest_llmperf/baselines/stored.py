@@ -1,8 +1,9 @@
 """What is stored, wherever it lies: baselines and reports, read into one form.
 
-A path is a folder of baselines, one hardware folder of it, one file of that, or a report: a JSON list whose
-records each hold a `recording`, as `llmperf measure --json` writes it. A hardware folder or a file of it
-brings along what is counted of the same tests, which lies beside it in `exact-<device type>`.
+A path is a folder of baselines, one hardware folder of it, one file of that, or a report: that of a run, as `pytest
+--llmperf-json` writes it, or a JSON list as `llmperf measure --json` does. Each record of both holds a `recording`. A
+hardware folder or a file of it brings along what is counted of the same tests, which lies beside it in
+`exact-<device type>`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ from pytest_llmperf.baselines.store import Contents, Store
 from pytest_llmperf.errors import BaselineError, UsageError
 from pytest_llmperf.metrics import CATALOGUE, Kind
 
-EXPECTED = "a folder of baselines, a hardware folder or a file of it, or a report of llmperf measure --json"
+EXPECTED = (
+    "a folder of baselines, a hardware folder or a file of it, or a report "
+    "(pytest --llmperf-json, llmperf measure --json)"
+)
 HARDWARE = re.compile(r"(cpu|cuda|mps|served|exact)-.")
 
 
@@ -130,6 +134,8 @@ def _read(path: Path) -> Contents:
         raise BaselineError(f"{path}: {error or 'nested too deeply'}: expected {EXPECTED}") from None
     if isinstance(content, list):
         return _of_report(path, content)
+    if isinstance(content, dict) and isinstance(content.get("results"), list):
+        return _of_run(path, content["results"])
     if not isinstance(content, dict) or "schema" not in content:
         raise BaselineError(f"{path}: expected {EXPECTED}")
     if own is None:
@@ -188,9 +194,21 @@ def _of_report(path: Path, records: Sequence[Any]) -> Contents:
     return Contents(entries, {})
 
 
+def _of_run(path: Path, results: Sequence[Any]) -> Contents:
+    kept = [result for result in results if isinstance(result, dict) and result.get("recording")]
+    if results and not kept:
+        raise BaselineError(
+            f"{path}: no result holds a recording: it is the report of a duet or of a smoke run, which record nothing; "
+            f"llmperf report shows it"
+        )
+    return _of_report(path, kept)
+
+
 def _recording(place: str, record: Any) -> Recording:
     if not isinstance(record, dict) or "recording" not in record:
-        raise BaselineError(f"{place}: recording is missing: expected a report of llmperf measure --json")
+        raise BaselineError(
+            f"{place}: recording is missing: expected a report (pytest --llmperf-json, llmperf measure --json)"
+        )
     try:
         return Recording.model_validate(record["recording"])
     except ValueError as error:

@@ -114,6 +114,12 @@ def _add_report(commands: Any) -> None:
         "--annotations", action="store_true", help="print what fails as GitHub Actions shows it beside a test's line"
     )
     reporting.add_argument(
+        "--custom-json",
+        type=Path,
+        metavar="FILE",
+        help="memory, counts and rates in the form of github-action-benchmark; - for what is better when smaller",
+    )
+    reporting.add_argument(
         "--recompute", action="store_true", help="judge anew from what the reports hold, and tell what differs"
     )
     reporting.add_argument("-v", "--verbose", action="count", default=0, help="every metric; -vv: samples too")
@@ -213,7 +219,10 @@ def _add_calibrate(commands: Any) -> None:
 
 
 def _add_stored_commands(commands: Any) -> None:
-    paths = "a folder of baselines, a hardware folder or a file of it, or a report of llmperf measure --json"
+    paths = (
+        "a folder of baselines, a hardware folder or a file of it, or a report (pytest --llmperf-json, llmperf measure "
+        "--json)"
+    )
     showing = commands.add_parser("show", help="print what is stored", description=f"Print what PATH holds: {paths}.")
     showing.add_argument("paths", nargs="*", type=Path, default=[Path("baselines")], metavar="PATH")
     showing.add_argument("-v", "--verbose", action="count", default=0, help="every metric, and how it was measured")

@@ -9,21 +9,29 @@ from pathlib import Path
 from pytest_llmperf.cli import check_folder, write_file
 from pytest_llmperf.errors import UsageError
 from pytest_llmperf.rejudge import differences
-from pytest_llmperf.reports import document, markdown
+from pytest_llmperf.reports import custom, document, markdown
 from pytest_llmperf.reports.annotations import written as annotated
 from pytest_llmperf.reports.run import Run
+from pytest_llmperf.reports.table import counts
 from pytest_llmperf.reports.terminal import standard_output, summary
 
-_WRITERS: Mapping[str, Callable[[Run], str]] = {"json": document.written, "markdown": markdown.written}
+_WRITERS: Mapping[str, Callable[[Run], str]] = {
+    "json": document.written,
+    "markdown": markdown.written,
+    "custom_json": custom.smaller,
+    "custom_json_bigger": custom.bigger,
+}
 
 
 def report(parsed: argparse.Namespace) -> int:
     """Show reports again; exit status 1 if what they tell of failed."""
-    asked: dict[str, Path] = {name: file for name in _WRITERS if (file := getattr(parsed, name)) is not None}
+    asked: dict[str, Path] = {name: file for name in _WRITERS if (file := getattr(parsed, name, None)) is not None}
     for name, file in asked.items():
-        check_folder(f"--{name}", file)
+        check_folder(f"--{name.replace('_', '-')}", file)
     if [str(file) for file in asked.values()].count("-") > 1:
         raise UsageError("only one report can go to standard output")
+    if (file := asked.get("custom_json")) is not None and str(file) != "-":
+        asked["custom_json_bigger"] = custom.beside(file)
     run = document.merged([document.read(file) for file in parsed.files])
     if parsed.recompute:
         return _recomputed(run)
@@ -31,15 +39,18 @@ def report(parsed: argparse.Namespace) -> int:
         print(annotated(run), end="")
     elif not any(str(file) == "-" for file in asked.values()):
         colour, width = standard_output()
-        print(summary(run.results, width, colour, parsed.verbose, run.recorded), flush=True)
+        shown = summary(run.results, width, colour, parsed.verbose, run.recorded) if run.results else counts([])
+        print(shown, flush=True)
         for test, why in run.failures.items():
             print(f"failed, and not by a verdict: {test}: {why}")
+        if run.fault:
+            print(run.fault)
     for name, file in asked.items():
         text = _WRITERS[name](run)
         if str(file) == "-":
             print(text, end="")
         else:
-            write_file(f"--{name}", file, text)
+            write_file(f"--{name.replace('_', '-')}", file, text)
     return int(run.fails)
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from pytest_llmperf.errors import UsageError
 from pytest_llmperf.mark import marker_help
+from pytest_llmperf.plugin.benchmark import LeftOut, Publishing, only_benchmarks, publishing_flags
 from pytest_llmperf.plugin.config import add_options, check_options, option
 from pytest_llmperf.plugin.items import measures
 from pytest_llmperf.plugin.seen import Seen
@@ -35,7 +36,12 @@ def pytest_configure(config: pytest.Config) -> None:
         check_options(config)
     except UsageError as error:
         raise pytest.UsageError(str(error)) from None
-    config.pluginmanager.register(Seen(config), "llmperf-seen")
+    seen = Seen(config)
+    config.pluginmanager.register(seen, "llmperf-seen")
+    if flag := only_benchmarks(config):
+        config.pluginmanager.register(LeftOut(flag), "llmperf-left-out")
+    if flags := publishing_flags(config):
+        config.pluginmanager.register(Publishing(config, flags, seen.results), "llmperf-publishing")
     if config.getoption("dist", "no") != "no":
         from pytest_llmperf.plugin.xdist import Controller
 

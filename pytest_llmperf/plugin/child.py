@@ -50,6 +50,7 @@ _SILENT: dict[str, Any] = {
     "benchmark_save": None,
     "benchmark_autosave": None,
     "benchmark_compare": None,
+    "benchmark_compare_fail": None,
     "benchmark_histogram": None,
     "llmperf_update": None,
     "llmperf_append": None,

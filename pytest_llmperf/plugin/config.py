@@ -11,7 +11,7 @@ import pytest
 from pytest_llmperf.errors import UsageError, did_you_mean
 from pytest_llmperf.options import OPTIONS, choose
 
-REPORTS = ("json", "markdown")
+REPORTS = ("json", "markdown", "custom_json")
 """Options that name the file of a report."""
 WIDTH = "llmperf_width"
 """Where a worker of xdist finds in its `workerinput` how wide the terminal is."""

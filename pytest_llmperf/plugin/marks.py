@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterator, Sequence
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +129,21 @@ def together_by_target(items: Sequence[pytest.Item], measuring: Sequence[pytest.
 def _has_wider_parameters(item: pytest.Item) -> bool:
     scopes = getattr(getattr(item, "callspec", None), "_arg2scope", {})
     return any(scope.value != "function" for scope in scopes.values())
+
+
+def parameters_of(item: pytest.Item) -> dict[str, str | int | float | bool | None]:
+    """What a test is parametrized by, as plain data."""
+    callspec = getattr(item, "callspec", None)
+    if callspec is None:
+        return {}
+    return {name: _plainly(value, f"{name}{callspec.indices.get(name, 0)}") for name, value in callspec.params.items()}
+
+
+def _plainly(value: Any, otherwise: str) -> str | int | float | bool | None:
+    """A parameter itself where JSON can hold it, else by a name that is the same in every run, as pytest's ids are."""
+    if value is None or isinstance(value, (str, int, bool)) or (isinstance(value, float) and math.isfinite(value)):
+        return value.value if isinstance(value, Enum) else value
+    return parameter_id(value) or str(getattr(value, "__name__", otherwise))
 
 
 def parameter_id(value: object) -> str | None:

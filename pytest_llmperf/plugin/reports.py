@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 _WRITERS: Mapping[str, str] = {
     "json": "document:written",
     "markdown": "markdown:written",
+    "custom_json": "custom:smaller",
+    "custom_json_bigger": "custom:bigger",
 }
-"""Option → what makes its text of a run, imported when it is needed."""
+"""Option, or what is written beside one → what makes its text of a run, imported when it is needed."""
 
 
 def asked_for(config: pytest.Config) -> dict[str, Path]:
@@ -29,7 +31,13 @@ def asked_for(config: pytest.Config) -> dict[str, Path]:
         return {}
     from pytest_llmperf.plugin.child import CHILD
 
-    return {} if CHILD in config.stash else files
+    if CHILD in config.stash:
+        return {}
+    if "custom_json" in files:
+        from pytest_llmperf.reports.custom import beside
+
+        files["custom_json_bigger"] = beside(files["custom_json"])
+    return files
 
 
 def write(files: Mapping[str, Path], run: Run) -> str:
@@ -47,7 +55,7 @@ def write(files: Mapping[str, Path], run: Run) -> str:
                 with Path(summary).open("a", encoding="utf-8") as page:
                     page.write(text)
         except OSError as error:
-            faults.append(f"--llmperf-{name} {error.filename or file}: {error.strerror or error}")
+            faults.append(f"--llmperf-{name.replace('_', '-')} {error.filename or file}: {error.strerror or error}")
     return "; ".join(faults)
 
 

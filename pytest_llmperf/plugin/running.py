@@ -22,7 +22,7 @@ from pytest_llmperf.plugin.again import FreshProcesses
 from pytest_llmperf.plugin.child import CHILD, Child
 from pytest_llmperf.plugin.config import baselines_folder, is_recording, option, traces_folder, width
 from pytest_llmperf.plugin.items import FIXTURES, hiding_fixture, key_of, measures, variant_of
-from pytest_llmperf.plugin.marks import levels_of
+from pytest_llmperf.plugin.marks import levels_of, parameters_of
 from pytest_llmperf.plugin.opposite import OPPOSITE, Opposite, checked_out
 from pytest_llmperf.plugin.progress import Progress
 from pytest_llmperf.plugin.reports import asked_for
@@ -161,7 +161,8 @@ class Running:
             _tell_profiles(item)
         report = yield
         if results:
-            report.llmperf = [{**plain(result), **variant_of(item)} for result in results]  # type: ignore[attr-defined]  # reports take extras
+            of_test = {**variant_of(item), "parameters": parameters_of(item)}
+            report.llmperf = [{**plain(result), **of_test} for result in results]  # type: ignore[attr-defined]  # reports take extras
             if asked_for(item.config):
                 report.llmperf_bases = item.stash[LLM].bases()  # type: ignore[attr-defined]
         if call.when == "teardown":

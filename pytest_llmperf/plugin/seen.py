@@ -33,6 +33,7 @@ class Seen:
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
+        self._grouped = config.getoption("dist", "no") == "loadgroup"
         self._began = datetime.now(timezone.utc).isoformat(timespec="seconds")
         self._results: dict[str, dict[str, Any]] = {}
         self._bases: dict[str, dict[str, Any]] = {}
@@ -78,11 +79,12 @@ class Seen:
             self._results[result["key"]] = result  # a rerun takes the place of what it repeats
         self._bases.update(getattr(report, "llmperf_bases", {}))
         file, line, _ = report.location
-        self._places[report.nodeid] = f"{file}:{(line or 0) + 1}"
+        test = _without_group(report.nodeid) if self._grouped else report.nodeid
+        self._places[test] = f"{file}:{(line or 0) + 1}"
         if report.failed:
-            self._failures[report.nodeid] = _why(report)
+            self._failures[test] = _why(report)
         elif report.when == "call":  # a rerun
-            self._failures.pop(report.nodeid, None)
+            self._failures.pop(test, None)
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         if hasattr(self._config, "workerinput"):
@@ -120,7 +122,7 @@ class Seen:
         from pytest_llmperf.git import ask
         from pytest_llmperf.reports.run import Run
 
-        config, results = self._config, self._all()
+        config, results = self._config, self.results()
         below = ask(config.rootpath, "rev-parse", "--show-prefix")
         judged = {result.test for result in results if result.fails}
         interrupted = "interrupted" if session.exitstatus == pytest.ExitCode.INTERRUPTED else ""
@@ -157,14 +159,15 @@ class Seen:
             if verbosity >= 0:
                 reporter.write_sep("=", "llmperf")
             writer = reporter._tw
-            text = summary(self._all(), writer.fullwidth, writer.hasmarkup, verbosity, self._recorded)
+            text = summary(self.results(), writer.fullwidth, writer.hasmarkup, verbosity, self._recorded)
             reporter.write_line(text if verbosity >= 0 else f"llmperf: {text}")
         if self._written and config.get_verbosity() >= 0:
             reporter.write_line(f"llmperf: wrote {', '.join(map(str, self._written))}")
         if self._fault:
             reporter.write_line(f"llmperf: {self._fault}", red=True)
 
-    def _all(self) -> list[Result]:
+    def results(self) -> list[Result]:
+        """All that was measured so far; of a test that ran again, the last."""
         from pytest_llmperf.model import Result
 
         return [Result.from_plain(record) for record in self._results.values()]
@@ -175,7 +178,7 @@ class Seen:
         from pytest_llmperf.reports.recorded import Recorded
 
         store = Store(baselines_folder(self._config))
-        results = [result for result in self._all() if result.recording]
+        results = [result for result in self.results() if result.recording]
         changes = []
         if recording:
             from pytest_llmperf.baselines.schema import Recording
@@ -253,10 +256,17 @@ def _folders(results: Sequence[Result]) -> list[str]:
 
 
 def _why(report: pytest.TestReport | pytest.CollectReport) -> str:
-    """The first line of what a failed test or module says."""
+    """The first line of what a failed test or module says, of a traceback that of its error."""
     crash = getattr(getattr(report.longrepr, "reprcrash", None), "message", "")
     lines = (crash or report.longreprtext).strip().splitlines()
-    return lines[0] if lines else "it failed and does not say why"
+    errors = [line[1:].strip() for line in lines if line.startswith("E   ")]
+    return next(iter(errors or lines), "it failed and does not say why")
+
+
+def _without_group(nodeid: str) -> str:
+    """A node id without the `@group` that xdist appends to it: no end of a path and none of parameters."""
+    test, _, group = nodeid.rpartition("@")
+    return nodeid if not test or "::" in group or group.endswith("]") else test
 
 
 def _module(nodeid: str) -> str:

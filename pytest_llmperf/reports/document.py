@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from pytest_llmperf.baselines.schema import invalid, parsed
 from pytest_llmperf.errors import LlmperfError, ReportError
+from pytest_llmperf.reports.recorded import together
 from pytest_llmperf.reports.run import Run
 
 SCHEMA = 1
@@ -75,16 +76,20 @@ def is_document(content: Any) -> bool:
 
 
 def merged(runs: list[Run]) -> Run:
-    """Runs of parts of a suite as one; of what several have measured, the last."""
+    """Runs of parts of a suite as one; of a test that several have run, the last."""
     first, *others = runs
     for run in others:
-        results = {result.key: result for result in (*first.results, *run.results)}
+        earlier = [result for result in first.results if result.test not in run.places]
+        failures = {test: why for test, why in first.failures.items() if test not in run.places}
+        results = (*earlier, *run.results)
+        bases = {**first.bases, **run.bases}
         first = replace(
             first,
-            results=tuple(results.values()),
-            bases={**first.bases, **run.bases},
+            results=results,
+            bases={result.key: bases[result.key] for result in results if result.key in bases},
             places={**first.places, **run.places},
-            failures={**first.failures, **run.failures},
+            failures={**failures, **run.failures},
+            recorded=together(first.recorded, run.recorded),
             fault="; ".join(dict.fromkeys(filter(None, [first.fault, run.fault]))),
         )
     return first

@@ -90,7 +90,7 @@ def _told(run: Run) -> list[str]:
 
 def _table(table: Table, *, titled: bool = True) -> str:
     """Columns that say nothing are left out."""
-    shown = [number for number in range(len(table.columns)) if any(row[number].text for row in table.rows)]
+    shown = [number for number in range(len(table.columns)) if any(_says(row[number]) for row in table.rows)]
     columns = [table.columns[number] for number in shown]
     lines = [f"**{_escaped(table.title)}**", ""] if titled and table.title else []
     lines += [f"{_escaped(table.subtitle)}", ""] if titled and table.subtitle else []
@@ -99,6 +99,10 @@ def _table(table: Table, *, titled: bool = True) -> str:
     lines += [_line(_cell(row[number]) for number in shown) for row in table.rows]
     notes = [f"- {_escaped(note)}" for note in table.notes]
     return "\n".join([*lines, *([""] if notes else []), *notes])
+
+
+def _says(cell: Cell) -> bool:
+    return cell.text not in ("", "–")
 
 
 def _cell(cell: Cell) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pytest_llmperf.baselines.entries import Change
 from pytest_llmperf.reports.table import Cell, Column, Table
@@ -30,6 +30,21 @@ class Recorded:
     pruned: bool = False
     done: bool = False
     force: str = "--llmperf-force"
+
+
+def together(one: Recorded | None, other: Recorded | None) -> Recorded | None:
+    """What two runs did to the stored baselines."""
+    if one is None or other is None:
+        return one or other
+    return replace(
+        one,
+        changes=(*one.changes, *other.changes),
+        unfit={**one.unfit, **other.unfit},
+        untimed={**one.untimed, **other.untimed},
+        stale=tuple(dict.fromkeys([*one.stale, *other.stale])),
+        pruned=one.pruned or other.pruned,
+        done=one.done or other.done,
+    )
 
 
 _COLUMNS = (

@@ -21,7 +21,7 @@ class Run:
         dirty: whether tracked files differed from it.
         results: in the order in which tests ended.
         bases: key → what its verdicts rest on.
-        places: key → `tests/test_chat.py:12`, where its test is defined.
+        places: test → `tests/test_chat.py:12`, where it is defined, as seen from the top of the repository.
         failures: test → why it failed, where that was no verdict.
         recorded: what became of the stored baselines.
         fault: why the run as a whole failed, where it did.

@@ -337,7 +337,8 @@ def counts(results: Sequence[Result], stale: int = 0) -> str:
     smoke = sum(any(row.limit for row in result.rows) for result in unjudged)
     judged += [f"{smoke} {NOT_JUDGED}"] if smoke else []
     judged += [f"{len(unjudged) - smoke} without limits"] if len(unjudged) > smoke else []
-    return f"{len(results)} measured: {', '.join(judged)}" + (f"; {stale} stale" if stale else "")
+    told = f": {', '.join(judged)}" if judged else ""
+    return f"{len(results)} measured{told}" + (f"; {stale} stale" if stale else "")
 
 
 UPDATE = "pytest --llmperf-update"

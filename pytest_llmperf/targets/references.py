@@ -17,10 +17,9 @@ from urllib.parse import unquote
 from pytest_llmperf.errors import UsageError
 from pytest_llmperf.model import Unknown
 from pytest_llmperf.names import dtype_name
-from pytest_llmperf.targets.endpoint import Endpoint, from_text
+from pytest_llmperf.targets.endpoint import from_text
 from pytest_llmperf.targets.plain import frozen, text_of, value_of
 from pytest_llmperf.targets.protocol import LoadOptions, Reference, Target
-from pytest_llmperf.targets.stream import Stream
 
 if TYPE_CHECKING:
     import torch
