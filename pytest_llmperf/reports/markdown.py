@@ -39,7 +39,7 @@ def written(run: Run) -> str:
     if run.recorded is not None and (table := changed(run.recorded)).rows:
         blocks.append(_folded("What was recorded", [_table(table)]))
     if run.results:
-        blocks.append(_folded(f"All {len(run.results)} measurements", map(_table, overview(run.results))))
+        blocks.append(_folded(f"All that was measured ({len(run.results)})", map(_table, overview(run.results))))
     return _cut([block for block in blocks if block])
 
 

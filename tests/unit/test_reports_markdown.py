@@ -62,7 +62,7 @@ def test_columns_that_say_nothing_are_left_out() -> None:
 def test_what_passes_is_short_and_folded() -> None:
     text = page(result())
     assert text.startswith("### ✅ llmperf: 1 measured: 1 ok\n")
-    assert "<details><summary>All 1 measurements</summary>\n\n**tests/test\\_chat.py**" in text
+    assert "<details><summary>All that was measured (1)</summary>\n\n**tests/test\\_chat.py**" in text
     assert text.endswith("\n\n</details>\n")
 
 
