@@ -291,11 +291,13 @@ def subtitle(result: Result) -> str:
 
 def failure(result: Result) -> str:
     """The rows that fail, in one line: `BROKEN ttft_ms 61.2 ms (limit < 50)`."""
-    parts = [f"{row.verdict.value} {_failing(row)}" for row in result.rows if row.verdict is not None and row.fails]
+    parts = [
+        f"{row.verdict.value} {_failing(result, row)}" for row in result.rows if row.verdict is not None and row.fails
+    ]
     return ", ".join([*parts, *([f"{Verdict.NEW.value}: {result.new}"] if result.new_fails else [])])
 
 
-def _failing(row: Row) -> str:
+def _failing(result: Result, row: Row) -> str:
     comparison = row.comparison
     if row.verdict is Verdict.BROKEN or comparison is None:
         value = "not measured" if row.value is None else f"{short_number(row.value)} {row.unit}"
@@ -303,7 +305,8 @@ def _failing(row: Row) -> str:
     base = "" if comparison.base is None else short_number(comparison.base)
     head = _head(row)
     if head is None:
-        return f"{row_name(row)} {base} {row.unit} in the baseline, {comparison.note}"
+        where = "base" if result.against else "the baseline"
+        return f"{row_name(row)} {base} {row.unit} in {where}, {comparison.note}"
     reasons = ", ".join(filter(None, [_change(comparison), comparison.note]))
     value = f"{base}{' → ' * bool(base)}{short_number(head)} {row.unit}"
     return f"{row_name(row)} {value}" + (f" ({reasons})" if reasons else "")
@@ -362,7 +365,7 @@ def hints(results: Sequence[Result], update: str = UPDATE) -> list[str]:
         lines.append(f"IMPROVED: {update} makes it the baseline")
     unsure = [(result, row) for result in results for row in result.rows if _is_unsure(row)]
     unsure.sort(key=lambda told: -_harm(told[1]))
-    lines += [f"{result.key}: {_failing(row)}" for result, row in unsure[:_MOST_UNSURE]]
+    lines += [f"{result.key}: {_failing(result, row)}" for result, row in unsure[:_MOST_UNSURE]]
     if len(unsure) > _MOST_UNSURE:
         lines.append(f"and {len(unsure) - _MOST_UNSURE} more like that (-v shows them)")
     lines += dict.fromkeys(f"not measured again: {result.unconfirmed}" for result in results if result.unconfirmed)

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from pytest_llmperf import tpot_ms
-from pytest_llmperf.cli import main
 from pytest_llmperf.judge import basis_of, judge
 from pytest_llmperf.model import Result, Row, Verdict, Workload
 from pytest_llmperf.reports import document
@@ -21,21 +20,10 @@ from tests.unit.test_settle import evidence, taken
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """Exit status, standard output and standard error of the command, called in a folder of its own."""
-    monkeypatch.chdir(tmp_path)
+def run(llmperf_command: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Exit status, standard output and standard error of `llmperf report`, or of another command."""
     monkeypatch.setenv("COLUMNS", "100")
-
-    def run_with(*arguments: object, command: str = "report") -> tuple[Any, str, str]:
-        capsys.readouterr()
-        try:
-            status: Any = main([command, *map(str, arguments)])
-        except SystemExit as exit_:
-            status = exit_.code
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return run_with
+    return lambda *arguments, command="report": llmperf_command(command, *arguments)
 
 
 def write(file: Path, evidence_: Any, by: Any, **fields: Any) -> Run:
@@ -139,7 +127,7 @@ def test_reports_of_runs_are_compared(run: Any, tmp_path: Path) -> None:
         write(tmp_path / name, evidence(tpot), by)
     assert run("before.json", "same.json", command="compare")[0] == 0
     out = run("before.json", "after.json", command="compare")[1]
-    assert re.search(r"tpot_ms +8 +80 +ms +\+900", out)
+    assert re.search(r"tpot_ms +8\.00 +80\.0 +ms +\+900", out)
     assert run("before.json", command="show")[1].startswith("tests/test_chat.py\n")
     record(tmp_path / "baselines", recording(KEY, session()))
     assert "tpot_ms" in run("baselines", "after.json", command="compare")[1]

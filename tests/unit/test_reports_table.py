@@ -244,3 +244,4 @@ def test_what_is_no_longer_measured_is_said_once() -> None:
     assert failure(_result(row)) == (
         "REGRESSED kv_cache_mib 0.879 MiB in the baseline, no longer measured: the model returns no cache"
     )
+    assert "0.879 MiB in base, no longer" in failure(_result(row, against="1234567 (main)"))
