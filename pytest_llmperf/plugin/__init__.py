@@ -12,6 +12,7 @@ import pytest
 from pytest_llmperf.errors import UsageError
 from pytest_llmperf.mark import marker_help
 from pytest_llmperf.plugin.benchmark import LeftOut, Publishing, only_benchmarks, publishing_flags
+from pytest_llmperf.plugin.collected import Collected
 from pytest_llmperf.plugin.config import add_options, check_options, option
 from pytest_llmperf.plugin.items import measures
 from pytest_llmperf.plugin.seen import Seen
@@ -36,7 +37,9 @@ def pytest_configure(config: pytest.Config) -> None:
         check_options(config)
     except UsageError as error:
         raise pytest.UsageError(str(error)) from None
-    seen = Seen(config)
+    collected = Collected(config)
+    seen = Seen(config, collected)
+    config.pluginmanager.register(collected, "llmperf-collected")
     config.pluginmanager.register(seen, "llmperf-seen")
     if flag := only_benchmarks(config):
         config.pluginmanager.register(LeftOut(flag), "llmperf-left-out")

@@ -5,34 +5,31 @@ Only the process that has the terminal writes; workers send plain data.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_llmperf.errors import BaselineError
+from pytest_llmperf.plugin.collected import Collected, module_of
 from pytest_llmperf.plugin.config import baselines_folder, is_recording, option
 from pytest_llmperf.plugin.reports import asked_for, write
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pytest_llmperf.baselines.store import Store
     from pytest_llmperf.model import Result
     from pytest_llmperf.reports.recorded import Recorded
     from pytest_llmperf.reports.run import Run
 
 
-SEEN = "llmperf_seen"
-"""Where a worker of xdist leaves in its `workeroutput` what it collected."""
-
-
 class Seen:
-    """Collects results; at the end records them, says what is stale, and prints the summary."""
+    """Collects results; at the end records them, leaves reports behind, and prints the summary."""
 
-    def __init__(self, config: pytest.Config) -> None:
+    def __init__(self, config: pytest.Config, collected: Collected) -> None:
         self._config = config
+        self._collected = collected
         self._grouped = config.getoption("dist", "no") == "loadgroup"
         self._began = datetime.now(timezone.utc).isoformat(timespec="seconds")
         self._results: dict[str, dict[str, Any]] = {}
@@ -42,36 +39,14 @@ class Seen:
         """Test → its file and line."""
         self._failures: dict[str, str] = {}
         """Test → why it failed."""
-        self._existing: set[str] = set()
-        """Node ids, also of tests that were not chosen."""
-        self._unsure: set[str] = set()
-        """Modules of which tests may exist that were not collected."""
-        self._complete = False
-        """Whether collection came to its end."""
         self._recorded: Recorded | None = None
         self._fault = ""
         self._written: list[Path] = []
 
-    def pytest_itemcollected(self, item: pytest.Item) -> None:
-        self._existing.add(item.nodeid)
-
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        if not report.passed:
-            self._unsure.add(_module(report.nodeid))
         if report.failed:
             self._failures[report.nodeid] = _why(report)
-            self._places[report.nodeid] = f"{_module(report.nodeid)}:1"
-
-    def pytest_collection_finish(self) -> None:
-        self._complete = not self._config.getoption("lf", False)  # which leaves tests out before they are collected
-
-    @pytest.hookimpl(optionalhook=True)
-    def pytest_testnodedown(self, node: Any) -> None:
-        """What a worker of xdist collected; the controller collects nothing."""
-        if seen := getattr(node, "workeroutput", {}).get(SEEN):
-            existing, unsure, self._complete = seen
-            self._existing.update(existing)
-            self._unsure.update(unsure)
+            self._places[report.nodeid] = f"{module_of(report.nodeid)}:1"
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         for result in getattr(report, "llmperf", ()):
@@ -87,10 +62,7 @@ class Seen:
             self._failures.pop(test, None)
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        if hasattr(self._config, "workerinput"):
-            output: dict[str, Any] = self._config.workeroutput  # type: ignore[attr-defined]  # xdist's
-            output[SEEN] = (sorted(self._existing), sorted(self._unsure), self._complete)
-        elif not self._config.getoption("collectonly"):
+        if not hasattr(self._config, "workerinput") and not self._config.getoption("collectonly"):
             self._finish(session)
 
     def _finish(self, session: pytest.Session) -> None:
@@ -186,7 +158,7 @@ class Seen:
             fit = [Recording(**result.recording) for result in results if result.recording and not result.unfit]
             changes = store.record(fit, append=option(self._config, "append"))
         prune = option(self._config, "prune")
-        stale = self._stale(store, results, prune=prune)
+        stale = self._collected.stale(store, results, prune=prune)
         if prune:
             for hardware, modules in stale.items():
                 store.prune(hardware, modules)
@@ -201,59 +173,6 @@ class Seen:
             tuple(changes), unfit, untimed, tuple(dict.fromkeys(names)), pruned=prune, done=recording
         )
 
-    def _stale(self, store: Store, results: Sequence[Result], *, prune: bool) -> dict[str, dict[str, list[str]]]:
-        """By hardware and module, the stored tests that are surely no more.
-
-        Either their whole module was collected without them, or it was to be and there is no such file.
-        """
-        exists = _Existing(self._existing, results)
-        chosen = [_module(argument) for argument in self._config.args if "::" in argument]
-        partly = {module for module in exists.modules if any(argument.endswith(module) for argument in chosen)}
-        whole = exists.modules - self._unsure - partly if self._complete else set()
-        full = self._config.args_source is not pytest.Config.ArgsSource.ARGS
-        found: dict[str, dict[str, list[str]]] = {}
-        for folder in _folders(results):
-            for module, names in store.names(folder, all_readable=prune).items():
-                gone = full and not (self._config.rootpath / module).exists()
-                stale = [name for name in names if gone or (module in whole and f"{module}::{name}" not in exists)]
-                if stale:
-                    found.setdefault(folder, {})[module] = stale
-        return found
-
-
-_NO_PARAMETERS = "[NOTSET]"
-"""pytest's id of a test whose list of parameters is empty today."""
-
-
-class _Existing:
-    """Which keys belong to tests that were collected, or to labels that such a test may still measure."""
-
-    def __init__(self, collected: Collection[str], results: Sequence[Result]) -> None:
-        self._collected = set(collected)
-        self._measured = {result.key for result in results}
-        sure = {self._test(result.key) for result in results}
-        self._complete = sure - {self._test(result.key) for result in results if result.unfit}
-        self.modules = {_module(nodeid) for nodeid in collected}
-
-    def __contains__(self, key: str) -> bool:
-        test = self._test(key)
-        if test is None:
-            return f"{key.partition('[')[0]}{_NO_PARAMETERS}" in self._collected
-        return key in self._measured or test not in self._complete
-
-    def _test(self, key: str) -> str | None:
-        """The node id in a key, which may end in a label."""
-        return next((nodeid for nodeid in (key, key.rpartition("::")[0]) if nodeid in self._collected), None)
-
-
-def _folders(results: Sequence[Result]) -> list[str]:
-    """Where baselines of these results lie."""
-    from pytest_llmperf.baselines.exact import exact_folder
-
-    recordings = [result.recording for result in results if result.recording]
-    named = [name for each in recordings for name in (each["hardware"], exact_folder(each["device_type"]))]
-    return list(dict.fromkeys(named))
-
 
 def _why(report: pytest.TestReport | pytest.CollectReport) -> str:
     """The first line of what a failed test or module says, of a traceback that of its error."""
@@ -267,7 +186,3 @@ def _without_group(nodeid: str) -> str:
     """A node id without the `@group` that xdist appends to it: no end of a path and none of parameters."""
     test, _, group = nodeid.rpartition("@")
     return nodeid if not test or "::" in group or group.endswith("]") else test
-
-
-def _module(nodeid: str) -> str:
-    return nodeid.partition("::")[0]
