@@ -1,0 +1,182 @@
+"""A run as one page of HTML that asks no network for anything: tables that need no script, and charts by plotly.js."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from pytest_llmperf.baselines.basis import Basis
+from pytest_llmperf.model import Profile, Result, Verdict
+from pytest_llmperf.profiling.roofline import findings
+from pytest_llmperf.reports.history import History, Shift, series_of, shifts
+from pytest_llmperf.reports.html import across, single
+from pytest_llmperf.reports.html.chart import Chart, colour
+from pytest_llmperf.reports.profile import profile_tables
+from pytest_llmperf.reports.recorded import changed, remarks
+from pytest_llmperf.reports.run import Run
+from pytest_llmperf.reports.table import (
+    NOT_JUDGED,
+    Cell,
+    Column,
+    Table,
+    advice,
+    counts,
+    details,
+    explained,
+    failure,
+    hints,
+    overview,
+)
+from pytest_llmperf.reports.variants import side_by_side
+
+NO_HISTORY = History()
+_HERE = Path(__file__).parent
+_SHIFTS = (
+    Column("measurement"),
+    Column("metric"),
+    Column("since"),
+    Column("change", right=True),
+    Column("is"),
+)
+
+
+@dataclass(frozen=True)
+class Section:
+    """One measurement.
+
+    Args:
+        anchor: by which the page links to it.
+        said: of it in one line, beside its name.
+        tables: of metrics and of operators.
+        reasons: what it says to a failure.
+        trends: its course through earlier runs.
+    """
+
+    anchor: str
+    result: Result
+    place: str
+    said: str
+    metrics: Table
+    reasons: Sequence[Table]
+    advice: Sequence[str]
+    findings: Sequence[str]
+    operators: Sequence[Table]
+    charts: Sequence[Chart]
+    trends: Sequence[Chart]
+
+
+def written(run: Run, history: History = NO_HISTORY) -> str:
+    """The page."""
+    courses = {result.key: _courses(run, result, history) for result in run.results}
+    found = {key: [shift for each in series for shift in shifts(each)] for key, series in courses.items()}
+    sections = [
+        _section(run, result, number, across.trends(courses[result.key], found[result.key]))
+        for number, result in enumerate(sorted(run.results, key=_order), 1)
+    ]
+    plotly, script = get_plotlyjs(), (_HERE / "page.js").read_text(encoding="utf-8")
+    moved = [shift for each in found.values() for shift in each]
+    recorded = run.recorded
+    return _environment().get_template("page.html").render(
+        run=run,
+        counts=counts(run.results, len(recorded.stale) if recorded else 0),
+        verdicts=_tally(run),
+        bases=list(dict.fromkeys(result.against for result in run.results if result.against)),
+        devices=list(dict.fromkeys(result.device for result in run.results)),
+        began=datetime.fromisoformat(run.began).strftime("%Y-%m-%d %H:%M %Z"),
+        told=[*(remarks(recorded) if recorded else []), *([] if recorded and recorded.done else hints(run.results))],
+        recorded=[changed(recorded)] if recorded and changed(recorded).rows else [],
+        overviews=overview(run.results),
+        variants=side_by_side(run.results),
+        across=across.charts(run),
+        history=history,
+        shifts=_shifts(moved),
+        sections=sections,
+        of={section.result.key: section for section in sections},
+        style=Markup((_HERE / "page.css").read_text(encoding="utf-8")),  # our own
+        script=Markup(script),
+        plotly=base64.b64encode(gzip.compress(plotly.encode(), mtime=0)).decode(),
+        allowed=[_digest(script), _digest(plotly)],
+    )
+
+
+def _environment() -> Environment:
+    loader = PackageLoader("pytest_llmperf.reports.html", "")
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
+    environment.filters["colour"] = colour
+    return environment
+
+
+def _digest(script: str) -> str:
+    """By which the page's policy tells the scripts that may run from all others."""
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def _order(result: Result) -> tuple[bool, int]:
+    """What fails, then the worst verdict."""
+    order = list(Verdict)
+    return not (result.fails and not result.expected_to_fail), order.index(result.verdict) if result.verdict else len(order)
+
+
+def _tally(run: Run) -> Mapping[str, int]:
+    """How many came to each verdict, the worst first."""
+    said = [result.verdict.value if result.verdict else NOT_JUDGED for result in run.results]
+    return {name: said.count(name) for name in (*(verdict.value for verdict in Verdict), NOT_JUDGED) if name in said}
+
+
+def _courses(run: Run, result: Result, history: History) -> list:
+    basis = run.bases.get(result.key)
+    return series_of(history, result.key, basis.measurement.environment.hardware) if basis else []
+
+
+def _section(run: Run, result: Result, number: int, trends: Sequence[Chart]) -> Section:
+    basis = run.bases.get(result.key)
+    return Section(
+        anchor=f"test-{number}",
+        result=result,
+        place=run.places.get(result.test, ""),
+        said=failure(result),
+        metrics=details(result),
+        reasons=explained(result),
+        advice=advice(result),
+        findings=findings(basis.measurement) if basis else [],
+        operators=_operators(result, basis),
+        charts=single.charts(result, basis.measurement) if basis else [],
+        trends=trends,
+    )
+
+
+def _operators(result: Result, basis: Basis | None) -> list[Table]:
+    profile = result.profile
+    if profile is None and basis is not None:
+        counted = basis.measurement.counts
+        profile = Profile.of(result.target, result.workload, counted.prefill, counted.decode)
+    return [table for table in profile_tables(profile) if table.rows] if profile else []
+
+
+def _shifts(found: Sequence[Shift]) -> Table:
+    """The newest first."""
+    table = Table("", "", _SHIFTS)
+    for shift in sorted(found, key=lambda shift: shift.series.runs[shift.index].began, reverse=True):
+        verdict = Verdict.REGRESSED if shift.is_worse else Verdict.IMPROVED
+        table.rows.append(
+            (
+                Cell(shift.series.key),
+                Cell(shift.series.metric),
+                Cell(across.shift_code(shift)),
+                Cell(across.told_shift(shift)),
+                Cell("worse" if shift.is_worse else "better", verdict),
+            )
+        )
+    return table
