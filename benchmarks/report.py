@@ -31,14 +31,16 @@ from pytest_llmperf.reports.history import Entry, History, Point, entries_of
 from pytest_llmperf.reports.run import Run
 
 READY = "() => document.documentElement.dataset.ready !== undefined"
+ACROSS = "section[aria-labelledby=across]"
 SIZES = {"wide": (1440, 900), "narrow": (400, 800)}
 
 
 def main() -> int:
     asked = arguments()
     run = many(document.read(asked.report), asked.tests) if asked.tests else document.read(asked.report)
+    history = course(run, asked.runs)
     began = time.perf_counter()
-    text = html.written(run, course(run, asked.runs))
+    text = html.written(run, history)
     print(f"{len(run.results)} tests, {asked.runs} runs: written in {time.perf_counter() - began:.1f} s")
     print(f"size: {len(text.encode()) / 1e6:.2f} MB (bar: 8)")
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as play:
@@ -84,8 +86,10 @@ def course(run: Run, number: int) -> History:
     entries = []
     for place in range(number):
         for entry in entries_of(run):
-            points = {key: Point(_noisy(point.medians, chance, place >= number / 2), point.verdict)
-                      for key, point in entry.results.items()}
+            points = {
+                key: Point(_noisy(point.medians, chance, place >= number / 2), point.verdict)
+                for key, point in entry.results.items()
+            }
             began = f"2026-{1 + place // 28 % 12:02}-{1 + place % 28:02}T12:00:00+00:00"
             code = f"{chance.getrandbits(160):040x}"
             entries.append(Entry(began, entry.hardware, points, code))
@@ -93,8 +97,10 @@ def course(run: Run, number: int) -> History:
 
 
 def _noisy(medians: Any, chance: random.Random, later: bool) -> dict[str, float]:
-    return {name: value * chance.gauss(1, 0.01) * (1 + 0.1 * later) if name.endswith("_ms") else value
-            for name, value in medians.items()}
+    return {
+        name: value * chance.gauss(1, 0.01) * (1 + 0.1 * later) if name.endswith("_ms") else value
+        for name, value in medians.items()
+    }
 
 
 @contextmanager
@@ -102,10 +108,18 @@ def page_of(browser: Browser, faults: list[str], **context: Any) -> Iterator[Pag
     """A page, whose console and requests are faults."""
     with browser.new_context(**context) as made:
         page = made.new_page()
-        page.on("console", lambda said: faults.append(f"console: {said.text}") if said.type in ("error", "warning") else None)
+        page.on(
+            "console",
+            lambda said: faults.append(f"console: {said.text}") if said.type in ("error", "warning") else None,
+        )
         page.on("pageerror", lambda error: faults.append(f"error: {error}"))
         page.on("dialog", lambda dialog: faults.append(f"dialog: {dialog.message}") or dialog.dismiss())
-        page.on("request", lambda asked: None if asked.url.startswith(("file:", "blob:", "data:")) else faults.append(f"request: {asked.url}"))
+        page.on(
+            "request",
+            lambda asked: (
+                None if asked.url.startswith(("file:", "blob:", "data:")) else faults.append(f"request: {asked.url}")
+            ),
+        )
         yield page
 
 
@@ -128,18 +142,23 @@ def opened(browser: Browser, file: Path, axe: Path | None) -> list[str]:
             page.wait_for_function(READY)
             for test in page.query_selector_all("details.test")[:3]:
                 test.query_selector("summary").click()  # type: ignore[union-attr]  # each has one
-            drawn(page, 3)
+            all_drawn(page, "details.test[open]")
             page.add_script_tag(path=str(axe))
             found = page.evaluate("async () => (await axe.run()).violations")
             for each in found:
-                faults.append(f"axe, {theme}, {each['impact']}: {each['id']} × {len(each['nodes'])}: "
-                              f"{each['nodes'][0]['html'][:200]} {json.dumps(each['nodes'][0]['any'][:1])[:300]}")
+                faults.append(
+                    f"axe, {theme}, {each['impact']}: {each['id']} × {len(each['nodes'])}: "
+                    f"{each['nodes'][0]['html'][:200]} {json.dumps(each['nodes'][0]['any'][:1])[:300]}"
+                )
             print(f"axe-core, {theme}: {len(found)} violations")
     return faults
 
 
-def drawn(page: Page, least: int = 1) -> None:
-    page.wait_for_function(f"() => document.querySelectorAll('.plot .main-svg').length >= {least}", timeout=20_000)
+def all_drawn(page: Page, where: str) -> None:
+    """Come by every chart."""
+    for figure in page.query_selector_all(f"{where} figure"):
+        figure.scroll_into_view_if_needed()
+        page.wait_for_function("figure => figure.querySelector('.main-svg')", arg=figure, timeout=20_000)
 
 
 def clicked(browser: Browser, file: Path) -> list[str]:
@@ -156,7 +175,10 @@ def clicked(browser: Browser, file: Path) -> list[str]:
         every = page.locator("details.test").count()
         key = page.locator("details.test h3").first.inner_text()
         page.fill("#search", key)
-        expect("a search by its whole name finds a test", 0 < page.locator("details.test:visible").count() < every or every == 1)
+        expect(
+            "a search by its whole name finds a test",
+            0 < page.locator("details.test:visible").count() < every or every == 1,
+        )
         page.fill("#search", "")
         expect("an empty search shows all", page.locator("details.test:visible").count() == every)
         box = page.locator(".tools input[type=checkbox]").first
@@ -172,7 +194,7 @@ def clicked(browser: Browser, file: Path) -> list[str]:
         page.locator("summary").first.focus()
         page.keyboard.press("Enter")
         expect("Enter opens a test", page.locator("details.test").first.get_attribute("open") is not None)
-        drawn(page)
+        all_drawn(page, "details.test[open]")
         link = page.locator("[data-of] a").last
         target = link.get_attribute("href") or ""
         link.click()
@@ -207,18 +229,15 @@ def photographed(browser: Browser, file: Path, folder: Path) -> None:
                 page.goto(file.as_uri())
                 page.wait_for_function(READY)
                 page.screenshot(path=folder / f"top-{theme}-{name}.png")
-                page.locator("summary").first.click()
-                for figure in page.query_selector_all("details.test[open] figure"):
-                    figure.scroll_into_view_if_needed()
-                    page.wait_for_timeout(150)
-                drawn(page, 4)
-                page.locator("details.test").first.screenshot(path=folder / f"test-{theme}-{name}.png")
-                page.locator("summary").first.click()
-                for figure in page.query_selector_all("section[aria-labelledby=across] figure"):
-                    figure.scroll_into_view_if_needed()
-                    page.wait_for_timeout(150)
-                if page.locator("section[aria-labelledby=across]").count():
-                    page.locator("section[aria-labelledby=across]").screenshot(path=folder / f"across-{theme}-{name}.png")
+                test = page.locator("details.test:has(.reasons table), details.test").first
+                test.locator("summary").click()
+                all_drawn(page, "details.test[open]")
+                page.evaluate("document.querySelector('.tools').style.position = 'static'")
+                test.screenshot(path=folder / f"test-{theme}-{name}.png")
+                test.locator("summary").click()
+                all_drawn(page, ACROSS)
+                if page.locator(ACROSS).count():
+                    page.locator(ACROSS).screenshot(path=folder / f"across-{theme}-{name}.png")
 
 
 if __name__ == "__main__":

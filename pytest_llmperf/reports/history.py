@@ -11,6 +11,7 @@ import os
 import statistics
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -118,9 +119,7 @@ def entries_of(run: Run) -> list[Entry]:
         if basis is not None and basis.rules is not None and (medians := _medians(result)):
             results = found.setdefault(basis.measurement.environment.hardware, {})
             results[result.key] = Point(medians, result.verdict)
-    return [
-        Entry(run.began, hardware, results, run.commit, run.dirty, run.tool) for hardware, results in found.items()
-    ]
+    return [Entry(run.began, hardware, results, run.commit, run.dirty, run.tool) for hardware, results in found.items()]
 
 
 def _medians(result: Result) -> dict[str, float]:
@@ -218,8 +217,8 @@ def series_of(history: History, key: str, hardware: str) -> list[Series]:
 _FEWEST = 3
 """Runs on each side of a change point: of fewer none is to be told from a bad day."""
 _PENALTY = 5.0
-"""Of a change point, in log(n) squares of the noise. Simulated, of series of 20 to 200 runs without one, at most 2 in 100
-have any (normal, or Student's with 3 degrees of freedom); of a step of 5 standard deviations every one is found."""
+"""Of a change point, in log(n) squares of the noise. Simulated, of series of 20 to 200 runs without one at most 3 in
+100 have any (normal, or Student's with 3 degrees of freedom); of steps of 5 standard deviations 99 in 100 are found."""
 _LEAST_NOISE = 0.005
 """A share of the values: smaller steps are not worth a mark."""
 
@@ -241,9 +240,6 @@ def shifts(series: Series) -> list[Shift]:
     signal = median_filter(values, 3, mode="nearest") / scale
     search = ruptures.KernelCPD(kernel="linear", min_size=_FEWEST).fit(signal.reshape(-1, 1))
     ends = [0, *map(int, search.predict(pen=_PENALTY * math.log(len(values))))]
-    levels = [statistics.median(series.values[start:end]) for start, end in zip(ends, ends[1:], strict=False)]
-    return [
-        Shift(series, end, before, after)
-        for end, before, after in zip(ends[1:], levels, levels[1:], strict=False)
-        if before != after
-    ]
+    levels = [statistics.median(series.values[start:end]) for start, end in pairwise(ends)]
+    steps = zip(ends[1:-1], pairwise(levels), strict=True)
+    return [Shift(series, end, before, after) for end, (before, after) in steps if before != after]

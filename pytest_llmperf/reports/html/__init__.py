@@ -15,9 +15,10 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from pytest_llmperf.baselines.basis import Basis
+from pytest_llmperf.metrics import CATALOGUE
 from pytest_llmperf.model import Profile, Result, Verdict
 from pytest_llmperf.profiling.roofline import findings
-from pytest_llmperf.reports.history import History, Shift, series_of, shifts
+from pytest_llmperf.reports.history import History, Series, Shift, series_of, shifts
 from pytest_llmperf.reports.html import across, single
 from pytest_llmperf.reports.html.chart import Chart, colour
 from pytest_llmperf.reports.profile import profile_tables
@@ -85,26 +86,33 @@ def written(run: Run, history: History = NO_HISTORY) -> str:
     plotly, script = get_plotlyjs(), (_HERE / "page.js").read_text(encoding="utf-8")
     moved = [shift for each in found.values() for shift in each]
     recorded = run.recorded
-    return _environment().get_template("page.html").render(
-        run=run,
-        counts=counts(run.results, len(recorded.stale) if recorded else 0),
-        verdicts=_tally(run),
-        bases=list(dict.fromkeys(result.against for result in run.results if result.against)),
-        devices=list(dict.fromkeys(result.device for result in run.results)),
-        began=datetime.fromisoformat(run.began).strftime("%Y-%m-%d %H:%M %Z"),
-        told=[*(remarks(recorded) if recorded else []), *([] if recorded and recorded.done else hints(run.results))],
-        recorded=[changed(recorded)] if recorded and changed(recorded).rows else [],
-        overviews=overview(run.results),
-        variants=side_by_side(run.results),
-        across=across.charts(run),
-        history=history,
-        shifts=_shifts(moved),
-        sections=sections,
-        of={section.result.key: section for section in sections},
-        style=Markup((_HERE / "page.css").read_text(encoding="utf-8")),  # our own
-        script=Markup(script),
-        plotly=base64.b64encode(gzip.compress(plotly.encode(), mtime=0)).decode(),
-        allowed=[_digest(script), _digest(plotly)],
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(
+            run=run,
+            counts=counts(run.results, len(recorded.stale) if recorded else 0),
+            verdicts=_tally(run),
+            bases=list(dict.fromkeys(result.against for result in run.results if result.against)),
+            devices=list(dict.fromkeys(result.device for result in run.results)),
+            began=datetime.fromisoformat(run.began).strftime("%Y-%m-%d %H:%M %Z"),
+            told=[
+                *(remarks(recorded) if recorded else []),
+                *([] if recorded and recorded.done else hints(run.results)),
+            ],
+            recorded=[changed(recorded)] if recorded and changed(recorded).rows else [],
+            overviews=overview(run.results),
+            variants=side_by_side(run.results),
+            across=across.charts(run),
+            history=history,
+            shifts=_shifts(moved),
+            sections=sections,
+            of={section.result.key: section for section in sections},
+            style=Markup((_HERE / "page.css").read_text(encoding="utf-8")),  # our own
+            script=Markup(script),
+            plotly=base64.b64encode(gzip.compress(plotly.encode(), mtime=0)).decode(),
+            allowed=[_digest(script), _digest(plotly)],
+        )
     )
 
 
@@ -126,7 +134,9 @@ def _digest(script: str) -> str:
 def _order(result: Result) -> tuple[bool, int]:
     """What fails, then the worst verdict."""
     order = list(Verdict)
-    return not (result.fails and not result.expected_to_fail), order.index(result.verdict) if result.verdict else len(order)
+    return not (result.fails and not result.expected_to_fail), order.index(result.verdict) if result.verdict else len(
+        order
+    )
 
 
 def _tally(run: Run) -> Mapping[str, int]:
@@ -135,9 +145,11 @@ def _tally(run: Run) -> Mapping[str, int]:
     return {name: said.count(name) for name in (*(verdict.value for verdict in Verdict), NOT_JUDGED) if name in said}
 
 
-def _courses(run: Run, result: Result, history: History) -> list:
+def _courses(run: Run, result: Result, history: History) -> list[Series]:
+    """Of the metrics that gate: the others say the same less surely."""
     basis = run.bases.get(result.key)
-    return series_of(history, result.key, basis.measurement.environment.hardware) if basis else []
+    known = series_of(history, result.key, basis.measurement.environment.hardware) if basis else []
+    return [series for series in known if CATALOGUE[series.metric].gates]
 
 
 def _section(run: Run, result: Result, number: int, trends: Sequence[Chart]) -> Section:

@@ -13,7 +13,7 @@ from pytest_llmperf.metrics import CATALOGUE
 from pytest_llmperf.model import Measurement, Result, Row, Unknown, Workload
 from pytest_llmperf.profiling.roofline import Floor, roofline
 from pytest_llmperf.reports.history import Series, Shift
-from pytest_llmperf.reports.html.chart import Chart, axis, colour, label, short
+from pytest_llmperf.reports.html.chart import Chart, axis, label, short
 from pytest_llmperf.reports.html.single import bars
 from pytest_llmperf.reports.run import Run
 from pytest_llmperf.reports.table import shape
@@ -21,7 +21,6 @@ from pytest_llmperf.units import percent, short_number
 
 _LOADS: Mapping[str, str] = {
     "prompt_tokens": "prompt tokens",
-    "output_tokens": "output tokens",
     "batch_size": "batch size",
     "concurrency": "requests at once",
     "request_rate": "requests per second",
@@ -54,34 +53,40 @@ class _Family:
     target: str
     device: str
     variant: str
-    rest: Workload
+    rest: tuple[Any, ...]
 
 
 def _families(run: Run, metric: str, *sizes: str) -> dict[_Family, list[Result]]:
-    """Those of several members. Where two would stand at one place, tests are families of their own."""
+    """Those of several members, each of other sizes. Where two have the same, tests are families of their own."""
+    rest = [field.name for field in dataclasses.fields(Workload) if field.name not in (*sizes, "requests")]
     found: dict[_Family, list[Result]] = {}
     for result in run.results:
-        if _median(result, metric) is not None and result.workload.mix is None and result.workload.prompt is None:
-            rest = dataclasses.replace(result.workload, requests=None, **{size: _unset(size) for size in sizes})
-            module = result.key.partition("::")[0]
-            family = _Family(module, result.target, result.device, result.variant, rest)
-            found.setdefault(family, []).append(result)
+        workload = result.workload
+        if _median(result, metric) is None or workload.mix or workload.prompt or None in _place(result, sizes):
+            continue
+        others = tuple(getattr(workload, name) for name in rest)
+        family = _Family(result.key.partition("::")[0], result.target, result.device, result.variant, others)
+        found.setdefault(family, []).append(result)
     apart: dict[_Family, list[Result]] = {}
     for family, results in found.items():
-        places = [_place(result, sizes) for result in results]
-        alone = len(set(places)) == len(places)
+        of_many = len({_function(result) for result in results}) > 1 and _differ(results, sizes)
         for result in results:
-            name = family.module if alone else result.test.partition("[")[0]
+            name = family.module if of_many else _function(result)
             apart.setdefault(dataclasses.replace(family, module=name), []).append(result)
-    return {family: results for family, results in apart.items() if len({_place(r, sizes) for r in results}) > 1}
+    return {family: results for family, results in apart.items() if len(results) > 1 and _differ(results, sizes)}
+
+
+def _differ(results: Sequence[Result], sizes: Sequence[str]) -> bool:
+    return len({_place(result, sizes) for result in results}) == len(results)
+
+
+def _function(result: Result) -> str:
+    """Its test, whatever the parameters."""
+    return result.test.partition("[")[0]
 
 
 def _place(result: Result, sizes: Sequence[str]) -> tuple[Any, ...]:
     return tuple(getattr(result.workload, size) for size in sizes)
-
-
-def _unset(size: str) -> int | None:
-    return None if size == "request_rate" else 1
 
 
 def over(run: Run, size: str, metric: str) -> Chart | None:
@@ -89,9 +94,9 @@ def over(run: Run, size: str, metric: str) -> Chart | None:
     families = [
         (family, sorted(results, key=lambda result: _number(result, size)))
         for family, results in _families(run, metric, size).items()
-        if all(getattr(result.workload, size) is not None for result in results)
     ]
-    data, told = [], []
+    data: list[dict[str, Any]] = []
+    told = []
     for family, results in families[:_MOST_LINES]:
         rows = [row for result in results if (row := _median(result, metric))]
         sizes = [_number(result, size) for result in results]
@@ -107,7 +112,9 @@ def over(run: Run, size: str, metric: str) -> Chart | None:
                 "line": {"color": f"line{len(data)}"},
             }
         )
-        told.append(f"{name}: {', '.join(f'{short_number(v)} ms at {s:g}' for s, v in zip(sizes, values, strict=True))}")
+        told.append(
+            f"{name}: {', '.join(f'{short_number(v)} ms at {s:g}' for s, v in zip(sizes, values, strict=True))}"
+        )
     if not data:
         return None
     if more := len(families) - len(data):
@@ -115,15 +122,24 @@ def over(run: Run, size: str, metric: str) -> Chart | None:
     ticks = sorted({value for line in data for value in line["x"]})
     layout = {
         "xaxis": axis(_LOADS[size], type="log", tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks]),
-        "yaxis": axis(metric, type="log", dtick="D2"),
+        "yaxis": axis(metric, type="log", dtick=1) if _far_apart(data) else axis(metric, rangemode="tozero"),
         "showlegend": True,
     }
     name = CATALOGUE[metric].name.removesuffix("_ms").upper()
     return Chart(f"{name} against {_LOADS[size]}", f"{'; '.join(told)}.", data, layout, height=260 + 18 * len(data))
 
 
+def _far_apart(lines: Sequence[dict[str, Any]]) -> bool:
+    """Whether values differ so much that the small ones would not be seen."""
+    values = [value for line in lines for value in line["y"] if value > 0]
+    return bool(values) and max(values) > _DECADE * min(values)
+
+
+_DECADE = 10
+
+
 def _number(result: Result, size: str) -> float:
-    return float(getattr(result.workload, size) or 0)
+    return float(getattr(result.workload, size))
 
 
 def _told_rest(result: Result, size: str) -> str:
@@ -131,9 +147,8 @@ def _told_rest(result: Result, size: str) -> str:
     workload = result.workload
     if size == "prompt_tokens":
         return f"{workload.output_tokens} output tokens"
-    if size == "output_tokens":
-        return f"{workload.prompt_tokens} prompt tokens"
-    return shape(dataclasses.replace(workload, batch_size=1, concurrency=1, request_rate=None, arrivals=None))
+    without: dict[str, Any] = {"request_rate": None, "arrivals": None} if size == "request_rate" else {size: 1}
+    return shape(dataclasses.replace(workload, **without))
 
 
 def heat_maps(run: Run, metric: str) -> list[Chart]:
@@ -144,7 +159,9 @@ def heat_maps(run: Run, metric: str) -> list[Chart]:
         outputs = sorted({result.workload.output_tokens for result in results})
         if len(prompts) < 2 or len(outputs) < 2:
             continue
-        values = {_place(r, ("prompt_tokens", "output_tokens")): row.value for r in results if (row := _median(r, metric))}
+        values = {
+            _place(r, ("prompt_tokens", "output_tokens")): row.value for r in results if (row := _median(r, metric))
+        }
         cells = [[values.get((prompt, output)) for prompt in prompts] for output in outputs]
         told = ", ".join(f"{p} → {o} {short_number(v)} ms" for (p, o), v in sorted(values.items()) if v is not None)
         data = [
@@ -155,6 +172,7 @@ def heat_maps(run: Run, metric: str) -> list[Chart]:
                 "z": [[None if cell is None else float(f"{cell:.4g}") for cell in line] for line in cells],
                 "text": [["" if cell is None else short_number(cell) for cell in line] for line in cells],
                 "texttemplate": "%{text}",
+                "textfont": {"color": "text"},
                 "hovertemplate": "%{x} → %{y}: %{z} ms<extra></extra>",
                 "xgap": 2,
                 "ygap": 2,
@@ -166,13 +184,16 @@ def heat_maps(run: Run, metric: str) -> list[Chart]:
             "yaxis": axis("output tokens", type="category", automargin=True),
         }
         name = " · ".join(filter(None, [family.module, family.variant]))
-        made.append(Chart(f"{metric}, prompt × output, {name}", f"{told}.", data, layout, height=150 + 36 * len(outputs)))
+        made.append(
+            Chart(f"{metric}, prompt × output, {name}", f"{told}.", data, layout, height=150 + 36 * len(outputs))
+        )
     return made
 
 
 def roof(measurements: Mapping[str, Measurement]) -> Chart | None:
     """Where each phase stands below what its device reached, in shares of that, so that all stand below one roof."""
-    data, told = [], []
+    data: list[dict[str, Any]] = []
+    told = []
     for phase, symbol in (("prefill", "circle"), ("decode", "diamond")):
         points = {key: point for key, measured in measurements.items() if (point := _point(measured, phase))}
         if not points:
@@ -189,8 +210,10 @@ def roof(measurements: Mapping[str, Measurement]) -> Chart | None:
         )
         shares = [reached / min(1.0, intensity) for intensity, reached in points.values()]
         best = max(points, key=lambda key: points[key][1] / min(1.0, points[key][0]))
-        told.append(f"{phase} reaches {percent(statistics.median(shares))} of its roof"
-                    + (f" in the middle, {percent(max(shares))} at best ({best})" if len(points) > 1 else ""))
+        told.append(
+            f"{phase} reaches {percent(statistics.median(shares))} of its roof"
+            + (f" in the middle, {percent(max(shares))} at best ({best})" if len(points) > 1 else "")
+        )
     if not data:
         return None
     intensities = [x for line in data for x in line["x"]]
@@ -223,8 +246,11 @@ def trends(series: Sequence[Series], found: Iterable[Shift]) -> list[Chart]:
     by_metric: dict[str, list[Shift]] = {}
     for shift in found:
         by_metric.setdefault(shift.series.metric, []).append(shift)
-    return [_trend(each, by_metric.get(each.metric, [])) for each in series
-            if each.metric in _ALWAYS or each.metric in by_metric]
+    return [
+        _trend(each, by_metric.get(each.metric, []))
+        for each in series
+        if each.metric in _ALWAYS or each.metric in by_metric
+    ]
 
 
 def _trend(series: Series, found: Sequence[Shift]) -> Chart:
@@ -240,7 +266,7 @@ def _trend(series: Series, found: Sequence[Shift]) -> Chart:
             "mode": "lines+markers",
             "name": series.metric,
             "line": {"color": "head", "width": 1.5},
-            "marker": {"size": 5, "color": [colour(run.results[series.key].verdict) for run in runs]},
+            "marker": {"size": 4},
         }
     ]
     parts = [f"{len(series.values)} runs, {short_number(series.values[0])} → {short_number(series.values[-1])} {unit}."]

@@ -42,7 +42,7 @@
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",
       hoverlabel: {bgcolor: colour("raised"), bordercolor: line, font: {color: text}},
-      legend: {orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font: {color: text}},
+      legend: {orientation: "h", x: 0, y: 1.02, yanchor: "bottom", traceorder: "normal", font: {color: text}},
       showlegend: own.showlegend ?? false,
       dragmode: false,
     };
@@ -54,7 +54,7 @@
     const plot = figure.querySelector(".plot");
     const {data, layout} = JSON.parse(figure.querySelector("script").textContent, coloured);
     for (const trace of data.filter((each) => each.type === "heatmap")) {
-      trace.colorscale = [[0, colour("raised")], [1, colour("head")]];
+      trace.colorscale = [[0, colour("raised")], [1, colour("heat")]];
     }
     drawn.add(figure);
     plot.setAttribute("role", "img");

@@ -8,7 +8,7 @@ from typing import Any
 from pytest_llmperf.model import Measurement, Result, Round, Row, Sample, quantile, split
 from pytest_llmperf.reports.html.chart import Chart, axis, colour, label, short, thinned
 from pytest_llmperf.reports.table import row_name
-from pytest_llmperf.units import milliseconds, percent, plus_minus, short_number
+from pytest_llmperf.units import milliseconds, percent, short_number
 
 _MOST_REQUESTS = 12
 """Lines of a timeline."""
@@ -42,7 +42,9 @@ def timeline(measurement: Measurement) -> Chart | None:
     data, thin = [], False
     for number, trace in enumerate(shown, 1):
         counts = trace.counts or (1,) * len(trace.arrivals)
-        tokens = [sum(counts[: place + 1]) for place in range(len(counts))] if trace.counts else range(1, len(counts) + 1)
+        tokens = (
+            [sum(counts[: place + 1]) for place in range(len(counts))] if trace.counts else range(1, len(counts) + 1)
+        )
         points = [(trace.sent, 0), *zip(trace.arrivals, tokens, strict=True)]
         kept = thinned(points, _MOST_TOKENS)
         thin = thin or len(kept) < len(points)
@@ -134,9 +136,9 @@ def compared(result: Result) -> Chart | None:
     ]
     told = f"From base to head: {'; '.join(map(_change, rows))}."
     layout = {
-        "xaxis": axis("change in %, with its 95 % interval", zeroline=True, ticksuffix=" %"),
+        "xaxis": axis("change, with its 95 % interval", ticksuffix=" %", rangemode="tozero"),
         "yaxis": {"autorange": "reversed", "automargin": True, "type": "category"},
-        "margin": {"l": 150},
+        "shapes": [_upright(0, "solid")],
     }
     return Chart("Base against head", told, data, layout, height=90 + 24 * len(rows))
 
@@ -230,8 +232,10 @@ def grown(result: Result) -> Chart | None:
         }
         for place, side in enumerate(("base", "head"))
     ]
-    sentences = [f"{row.operator} {short_number(before)} → {short_number(now)} ms in {phase}"
-                 for (phase, row), (before, now) in zip(rows, times, strict=True)]
+    sentences = [
+        f"{row.operator} {short_number(before)} → {short_number(now)} ms in {phase}"
+        for (phase, row), (before, now) in zip(rows, times, strict=True)
+    ]
     layout = {
         "barmode": "group",
         "showlegend": True,
@@ -239,13 +243,6 @@ def grown(result: Result) -> Chart | None:
         "yaxis": {"autorange": "reversed", "automargin": True, "type": "category"},
     }
     return Chart("What grew", f"{'; '.join(sentences)}.", data, layout, height=130 + 34 * len(rows))
-
-
-def interval(row: Row) -> str:
-    """A median with its interval, as text."""
-    if row.value is None or row.low is None or row.high is None:
-        return "–" if row.value is None else short_number(row.value)
-    return plus_minus(row.value, (row.high - row.low) / 2)
 
 
 def bars(rows: Sequence[Row]) -> dict[str, Any]:
