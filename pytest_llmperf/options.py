@@ -218,6 +218,14 @@ _OPTIONS = (
     _option("traces", _folder, None, "DIR", "write a trace of each measurement, for Chrome and TensorBoard"),
     _option("json", _file, None, "FILE", "write a report for programs: everything, and what verdicts rest on"),
     _option("markdown", _file, None, "FILE", "write a short report; in GitHub Actions it is in the step summary, too"),
+    _option("html", _file, None, "FILE", "write a page for people, with charts (pip install 'pytest-llmperf[html]')"),
+    _option(
+        "history",
+        _file,
+        None,
+        "FILE|DIR",
+        "add what was measured to a file, or in a folder to one per hardware; the page of --llmperf-html shows it",
+    ),
     Option("gate", _words, (), "METRIC…", "metrics that are compared with baselines beside those that always are"),
     Option("price_per_hour", _price, None, "PRICE", "of the machine that serves, for cost_per_million_tokens"),
     Option(

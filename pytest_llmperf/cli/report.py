@@ -10,6 +10,7 @@ from pytest_llmperf.cli import check_folder, write_file
 from pytest_llmperf.errors import UsageError
 from pytest_llmperf.rejudge import differences
 from pytest_llmperf.reports import document, markdown
+from pytest_llmperf.reports.extra import check_html
 from pytest_llmperf.reports.run import Run
 from pytest_llmperf.reports.terminal import standard_output, summary
 
@@ -18,7 +19,11 @@ _WRITERS: Mapping[str, Callable[[Run], str]] = {"json": document.written, "markd
 
 def report(parsed: argparse.Namespace) -> int:
     """Show reports again; exit status 1 if what they tell of failed."""
-    asked: dict[str, Path] = {name: file for name in _WRITERS if (file := getattr(parsed, name)) is not None}
+    if parsed.history is not None and parsed.html is None:
+        raise UsageError(f"--history {parsed.history}: it is shown by --html; name a file for the page")
+    if parsed.html is not None:
+        check_html(f"--html {parsed.html}")
+    asked: dict[str, Path] = {name: file for name in (*_WRITERS, "html") if (file := getattr(parsed, name)) is not None}
     for name, file in asked.items():
         check_folder(f"--{name}", file)
     if [str(file) for file in asked.values()].count("-") > 1:
@@ -32,12 +37,19 @@ def report(parsed: argparse.Namespace) -> int:
         for test, why in run.failures.items():
             print(f"failed, and not by a verdict: {test}: {why}")
     for name, file in asked.items():
-        text = _WRITERS[name](run)
+        text = _page(run, parsed.history) if name == "html" else _WRITERS[name](run)
         if str(file) == "-":
             print(text, end="")
         else:
             write_file(f"--{name}", file, text)
     return int(run.fails)
+
+
+def _page(run: Run, history: Path | None) -> str:
+    from pytest_llmperf.reports import html
+    from pytest_llmperf.reports.history import earlier
+
+    return html.written(run) if history is None else html.written(run, earlier(run, history))
 
 
 def _recomputed(run: Run) -> int:

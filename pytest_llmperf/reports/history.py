@@ -192,6 +192,15 @@ def read(place: Path, hardware: Collection[str]) -> History:
     return History(tuple(known), sum(entry is None or entry.schema > SCHEMA for entry in parsed))
 
 
+def earlier(run: Run, place: Path) -> History:
+    """What is stored of the hardware of a run, itself included where it was added.
+
+    Raises:
+        ReportError: naming the file that cannot be read.
+    """
+    return read(place, {basis.measurement.environment.hardware for basis in run.bases.values()})
+
+
 def _parsed(line: bytes) -> Entry | None:
     try:
         return _adapter.validate_json(line)

@@ -220,8 +220,8 @@ def roof(measurements: Mapping[str, Measurement]) -> Chart | None:
     left, right = min(0.1, *intensities) / 2, max(10.0, *intensities) * 2
     line = {"x": short([left, 1, right]), "y": short([left, 1, 1]), "mode": "lines", "name": "roof"}
     layout = {
-        "xaxis": axis("FLOPs per byte, by those at which both bind", type="log", dtick=1),
-        "yaxis": axis("FLOP rate, of the device's", type="log", dtick=1),
+        "xaxis": axis("FLOPs per byte, as a multiple of the ridge point's", type="log", dtick=1),
+        "yaxis": axis("share of the device's FLOP rate", type="log", dtick=1),
         "showlegend": True,
     }
     return Chart("Roofline", f"{'; '.join(told)}.", [{**line, "line": {"color": "text"}}, *data], layout, height=320)
