@@ -176,14 +176,15 @@ def read(place: Path, hardware: Collection[str]) -> History:
     Raises:
         ReportError: naming the file that cannot be read.
     """
+    if not place.exists():
+        raise ReportError(f"{place}: there is no such history")
     files = [place / f"{name}{_ENDING}" for name in hardware] if is_folder(place) else [place]
     lines: list[bytes] = []
     for file in files:
         try:
             lines += file.read_bytes().splitlines()
-        except FileNotFoundError:
-            if not is_folder(place):
-                raise ReportError(f"{file}: there is no such history") from None
+        except FileNotFoundError:  # of this hardware nothing is stored
+            continue
         except OSError as error:
             raise ReportError(f"{file}: {error.strerror or error}") from None
     parsed = [_parsed(line) for line in lines]

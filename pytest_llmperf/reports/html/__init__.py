@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -84,6 +85,8 @@ def written(run: Run, history: History = NO_HISTORY) -> str:
         for number, result in enumerate(sorted(run.results, key=_order), 1)
     ]
     plotly, script = get_plotlyjs(), (_HERE / "page.js").read_text(encoding="utf-8")
+    together = across.charts(run)
+    drawn = [chart for section in sections for chart in (*section.charts, *section.trends)] + together
     moved = [shift for each in found.values() for shift in each]
     recorded = run.recorded
     return (
@@ -103,14 +106,15 @@ def written(run: Run, history: History = NO_HISTORY) -> str:
             recorded=[changed(recorded)] if recorded and changed(recorded).rows else [],
             overviews=overview(run.results),
             variants=side_by_side(run.results),
-            across=across.charts(run),
+            across=together,
             history=history,
             shifts=_shifts(moved),
             sections=sections,
             of={section.result.key: section for section in sections},
             style=Markup((_HERE / "page.css").read_text(encoding="utf-8")),  # our own
             script=Markup(script),
-            plotly=base64.b64encode(gzip.compress(plotly.encode(), mtime=0)).decode(),
+            plotly=_packed(plotly),
+            figures=_packed(json.dumps([chart.figure for chart in drawn])),
             allowed=[_digest(script), _digest(plotly)],
         )
     )
@@ -121,9 +125,12 @@ def _environment() -> Environment:
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     environment.filters["colour"] = colour
     return environment
+
+
+def _packed(text: str) -> str:
+    return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
 
 
 def _digest(script: str) -> str:

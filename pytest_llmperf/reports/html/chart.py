@@ -6,6 +6,7 @@ Colours are names, `ok` or `base`, that the page resolves, so that a chart is da
 from __future__ import annotations
 
 import html
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,7 +23,6 @@ class Chart:
         data: traces, as plotly.js has them.
         layout: what differs from the page's.
         height: in pixels.
-        wide: it takes the whole width of the page.
     """
 
     title: str
@@ -30,11 +30,11 @@ class Chart:
     data: Sequence[dict[str, Any]]
     layout: dict[str, Any] = field(default_factory=dict)
     height: int = 220
-    wide: bool = False
 
     @property
-    def figure(self) -> dict[str, Any]:
-        return {"data": self.data, "layout": {**self.layout, "height": self.height}}
+    def figure(self) -> str:
+        """As JSON."""
+        return json.dumps({"data": self.data, "layout": {**self.layout, "height": self.height}})
 
 
 def short(values: Sequence[float]) -> list[float]:

@@ -8,14 +8,20 @@
 
   // Charts: drawn when they come into view, by a library that is unpacked when the first of them does.
 
-  let library;
-  const unpacked = () => library ??= (async () => {
-    const bytes = Uint8Array.from(atob(by("plotly").textContent), (letter) => letter.charCodeAt(0));
-    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  const once = (make) => {
+    let made;
+    return () => made ??= make();
+  };
+  const unpacked = (id) => {
+    const bytes = Uint8Array.from(atob(by(id).textContent), (letter) => letter.charCodeAt(0));
+    return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+  };
+  const library = once(async () => {
     const script = document.createElement("script");
-    script.textContent = await new Response(stream).text();
+    script.textContent = await unpacked("plotly");
     document.head.append(script);
-  })();
+  });
+  const figures = once(async () => JSON.parse(await unpacked("figures")));
 
   const probe = document.createElement("span");
   probe.hidden = true;
@@ -48,11 +54,12 @@
     };
   };
 
+  const charts = all("[data-chart]");
   const drawn = new Set();
   const draw = async (figure) => {
-    await unpacked();
+    await library();
     const plot = figure.querySelector(".plot");
-    const {data, layout} = JSON.parse(figure.querySelector("script").textContent, coloured);
+    const {data, layout} = JSON.parse((await figures())[charts.indexOf(figure)], coloured);
     for (const trace of data.filter((each) => each.type === "heatmap")) {
       trace.colorscale = [[0, colour("raised")], [1, colour("heat")]];
     }
@@ -67,7 +74,7 @@
       draw(target);
     }
   }, {rootMargin: "300px"});
-  for (const figure of all("[data-chart]")) {
+  for (const figure of charts) {
     const plot = figure.querySelector(".plot");
     plot.style.minHeight = `${plot.dataset.height}px`;
     watched.observe(figure);
