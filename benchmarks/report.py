@@ -1,12 +1,13 @@
 """The page that --llmperf-html writes, in a real browser: its size, when it answers, what it asks the network for.
 
-Takes a report of --llmperf-json, repeats its measurements until there are as many as asked for, gives them a history,
-opens the page in headless Chromium, and clicks: search, verdicts, theme, a test, a link. Prints what the console says,
-requests, and what axe-core objects to.
+Takes a report of --llmperf-json, or makes one of a small suite whose code becomes worse; repeats its measurements until
+there are as many as asked for, gives them a history, opens the page in headless Chromium, and clicks: search, verdicts,
+theme, a test, a link. Prints what the console says, requests, and what axe-core objects to.
 
-    python benchmarks/report.py report.json --axe node_modules/axe-core/axe.min.js --screenshots folder
+    python benchmarks/report.py [report.json] [--axe node_modules/axe-core/axe.min.js] [--screenshots folder]
+    python benchmarks/report.py --tests 0 --picture docs/report.png
 
-Needs: pip install 'pytest-llmperf[html]' playwright, a Chromium, and axe-core from npm.
+Needs: pip install 'pytest-llmperf[html,benchmarks]', a Chromium, and axe-core from npm.
 """
 
 from __future__ import annotations
@@ -14,8 +15,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import random
 import shutil
+import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -24,20 +28,67 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, CDPSession, Page, sync_playwright
 
 from pytest_llmperf.reports import document, html
 from pytest_llmperf.reports.history import Entry, History, Point, entries_of
 from pytest_llmperf.reports.run import Run
 
 READY = "() => document.documentElement.dataset.ready !== undefined"
+SUITE = {
+    "model.py": """
+import os
+from transformers import GPT2Config, GPT2LMHeadModel
+
+
+class Chat(GPT2LMHeadModel):
+    def forward(self, *args, **kwargs):
+        out = super().forward(*args, **kwargs)
+        if os.environ.get("WORSE"):
+            for _ in range(20):
+                out.logits = out.logits.clone()
+            out.logits.max().item()
+        return out
+
+
+def chat():
+    return Chat(GPT2Config(n_layer=4, n_embd=256, n_head=8, vocab_size=8_000)).eval()
+""",
+    "test_chat.py": """
+import pytest
+from model import chat
+from pytest_llmperf import llm_perf, random_weights, tpot_ms, ttft_ms, variants
+
+GPT2 = random_weights("gpt2", n_layer=4, n_embd=256, n_head=8, vocab_size=8_000)
+
+
+@llm_perf(ttft_ms < 500, tpot_ms.p90 < 500, prompt_tokens=64, output_tokens=32)
+def test_chat_turn(llm):
+    llm.load(chat())
+    llm.measure()
+
+
+@pytest.mark.parametrize("answer", [8, 32])
+@pytest.mark.parametrize("prompt", [32, 128, 512])
+@llm_perf(model=GPT2)
+def test_sizes(llm, prompt, answer):
+    llm.measure(prompt_tokens=prompt, output_tokens=answer)
+
+
+@variants(sdpa={}, eager={"load": {"attn_implementation": "eager"}})
+@llm_perf(model=GPT2, prompt_tokens=64, output_tokens=16)
+def test_attention(llm, variant):
+    llm.measure()
+""",
+}
 ACROSS = "section[aria-labelledby=across]"
 SIZES = {"wide": (1440, 900), "narrow": (400, 800)}
 
 
 def main() -> int:
     asked = arguments()
-    run = many(document.read(asked.report), asked.tests) if asked.tests else document.read(asked.report)
+    run = document.read(asked.report) if asked.report else made()
+    run = many(run, asked.tests) if asked.tests else run
     history = course(run, asked.runs)
     began = time.perf_counter()
     text = html.written(run, history)
@@ -50,6 +101,8 @@ def main() -> int:
         faults = [*opened(browser, file, asked.axe), *clicked(browser, file), *unscripted(browser, file, run)]
         if asked.screenshots:
             photographed(browser, file, asked.screenshots)
+        if asked.picture:
+            pictured(browser, file, asked.picture)
     for fault in faults:
         print(f"FAULT {fault}")
     print("no fault" if not faults else f"{len(faults)} faults")
@@ -58,13 +111,30 @@ def main() -> int:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("report", type=Path)
+    parser.add_argument("report", type=Path, nargs="?")
     parser.add_argument("--tests", type=int, default=200, help="0: those that the report has")
     parser.add_argument("--runs", type=int, default=100, help="of the history")
     parser.add_argument("--chromium", default=shutil.which("chromium"))
     parser.add_argument("--axe", type=Path)
     parser.add_argument("--screenshots", type=Path, metavar="FOLDER")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="of the first regression, for the docs")
     return parser.parse_args()
+
+
+def made() -> Run:
+    """What pytest reports of the suite, after its code has become worse."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name, text in SUITE.items():
+            Path(folder, name).write_text(text)
+        for environment, options in (({}, ["--llmperf-update"]), ({"WORSE": "1"}, ["--llmperf-json=report.json"])):
+            subprocess.run(
+                [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--llmperf-max-time=1", *options],
+                cwd=folder,
+                env={**os.environ, **environment},
+                stdout=subprocess.DEVNULL,
+                check=False,  # it fails
+            )
+        return document.read(Path(folder, "report.json"))
 
 
 def many(run: Run, number: int) -> Run:
@@ -126,16 +196,21 @@ def page_of(browser: Browser, faults: list[str], **context: Any) -> Iterator[Pag
 def opened(browser: Browser, file: Path, axe: Path | None) -> list[str]:
     """How long it takes to answer, and what axe-core finds, in both themes."""
     faults: list[str] = []
-    times = []
+    times, processor = [], []
     for _ in range(5):
         with page_of(browser, faults) as page:
+            watch = page.context.new_cdp_session(page)
+            watch.send("Performance.enable")
+            before = processor_time(watch)
             began = time.perf_counter()
             page.goto(file.as_uri())
             page.wait_for_function(READY)
             page.fill("#search", "zzz")
             page.wait_for_function("() => document.getElementById('shown').textContent.startsWith('0 of')")
             times.append(time.perf_counter() - began)
-    print(f"interactive after {sorted(times)[2]:.2f} s, the median of 5, {max(times):.2f} s at worst (bar: 2)")
+            processor.append(processor_time(watch) - before)
+    wall, busy = statistics.median(times), statistics.median(processor)
+    print(f"interactive after {wall:.2f} s, the median of 5 (bar: 2), of which the page kept a core busy {busy:.2f} s")
     for theme in ("light", "dark") if axe else ():
         with page_of(browser, faults, color_scheme=theme, bypass_csp=True) as page:
             page.goto(file.as_uri())
@@ -152,6 +227,12 @@ def opened(browser: Browser, file: Path, axe: Path | None) -> list[str]:
                 )
             print(f"axe-core, {theme}: {len(found)} violations")
     return faults
+
+
+def processor_time(watch: CDPSession) -> float:
+    """Seconds of the process that renders the page."""
+    metrics = watch.send("Performance.getMetrics")["metrics"]
+    return float(next(each["value"] for each in metrics if each["name"] == "ProcessTime"))
 
 
 def all_drawn(page: Page, where: str) -> None:
@@ -238,6 +319,21 @@ def photographed(browser: Browser, file: Path, folder: Path) -> None:
                 all_drawn(page, ACROSS)
                 if page.locator(ACROSS).count():
                     page.locator(ACROSS).screenshot(path=folder / f"across-{theme}-{name}.png")
+
+
+def pictured(browser: Browser, file: Path, picture: Path) -> None:
+    """One regression, as far as a screen shows it, small enough for a repository."""
+    with page_of(browser, [], color_scheme="light", viewport={"width": 1100, "height": 1500}) as page:
+        page.goto(file.as_uri())
+        page.wait_for_function(READY)
+        test = page.locator("details.test:has(.reasons table)").first
+        test.locator("summary").click()
+        all_drawn(page, "details.test[open]")
+        page.evaluate("document.querySelector('.tools').style.position = 'static'")
+        page.evaluate("document.querySelectorAll('section:not(:has(details))').forEach((each) => each.remove())")
+        page.evaluate("scrollTo(0, 0)")
+        page.wait_for_timeout(500)
+        page.screenshot(path=picture)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ from pytest_llmperf.reports.table import (
 from pytest_llmperf.reports.variants import side_by_side
 
 NO_HISTORY = History()
-_HERE = Path(__file__).parent
+_SCRIPT, _STYLE = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("page.js", "page.css"))
 _SHIFTS = (
     Column("measurement"),
     Column("metric"),
@@ -84,38 +84,31 @@ def written(run: Run, history: History = NO_HISTORY) -> str:
         _section(run, result, number, across.trends(courses[result.key], found[result.key]))
         for number, result in enumerate(sorted(run.results, key=_order), 1)
     ]
-    plotly, script = get_plotlyjs(), (_HERE / "page.js").read_text(encoding="utf-8")
     together = across.charts(run)
-    drawn = [chart for section in sections for chart in (*section.charts, *section.trends)] + together
-    moved = [shift for each in found.values() for shift in each]
-    recorded = run.recorded
+    drawn = [*(chart for section in sections for chart in (*section.charts, *section.trends)), *together]
     return (
         _environment()
         .get_template("page.html")
         .render(
             run=run,
-            counts=counts(run.results, len(recorded.stale) if recorded else 0),
+            counts=counts(run.results, len(run.recorded.stale) if run.recorded else 0),
             verdicts=_tally(run),
             bases=list(dict.fromkeys(result.against for result in run.results if result.against)),
             devices=list(dict.fromkeys(result.device for result in run.results)),
             began=datetime.fromisoformat(run.began).strftime("%Y-%m-%d %H:%M %Z"),
-            told=[
-                *(remarks(recorded) if recorded else []),
-                *([] if recorded and recorded.done else hints(run.results)),
-            ],
-            recorded=[changed(recorded)] if recorded and changed(recorded).rows else [],
-            overviews=overview(run.results),
+            told=_told(run),
+            recorded=[table for table in [changed(run.recorded)] if table.rows] if run.recorded else [],
+            overviews=_overviews(run, {section.result.key: section.anchor for section in sections}),
             variants=side_by_side(run.results),
+            sections=sections,
             across=together,
             history=history,
-            shifts=_shifts(moved),
-            sections=sections,
-            of={section.result.key: section for section in sections},
-            style=Markup((_HERE / "page.css").read_text(encoding="utf-8")),  # our own
-            script=Markup(script),
-            plotly=_packed(plotly),
+            shifts=_shifts([shift for each in found.values() for shift in each]),
             figures=_packed(json.dumps([chart.figure for chart in drawn])),
-            allowed=[_digest(script), _digest(plotly)],
+            plotly=_packed(get_plotlyjs()),
+            allowed=[_digest(_SCRIPT), _digest(get_plotlyjs())],
+            script=Markup(_SCRIPT),  # these two are our own
+            style=Markup(_STYLE),
         )
     )
 
@@ -150,6 +143,19 @@ def _tally(run: Run) -> Mapping[str, int]:
     """How many came to each verdict, the worst first."""
     said = [result.verdict.value if result.verdict else NOT_JUDGED for result in run.results]
     return {name: said.count(name) for name in (*(verdict.value for verdict in Verdict), NOT_JUDGED) if name in said}
+
+
+def _told(run: Run) -> list[str]:
+    recorded = run.recorded
+    return [*(remarks(recorded) if recorded else []), *([] if recorded and recorded.done else hints(run.results))]
+
+
+def _overviews(run: Run, anchors: Mapping[str, str]) -> list[tuple[Table, list[str]]]:
+    """Each table with the anchors of its rows."""
+    modules: dict[str, list[str]] = {}
+    for result in run.results:
+        modules.setdefault(result.key.partition("::")[0], []).append(anchors[result.key])
+    return list(zip(overview(run.results), modules.values(), strict=True))
 
 
 def _courses(run: Run, result: Result, history: History) -> list[Series]:
