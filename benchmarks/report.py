@@ -126,7 +126,10 @@ def made() -> Run:
     with tempfile.TemporaryDirectory() as folder:
         for name, text in SUITE.items():
             Path(folder, name).write_text(text)
-        for environment, options in (({}, ["--llmperf-update"]), ({"WORSE": "1"}, ["--llmperf-json=report.json"])):
+        for environment, options in (
+            ({}, ["--llmperf-update", "--llmperf-force"]),
+            ({"WORSE": "1"}, ["--llmperf-json=report.json"]),
+        ):
             subprocess.run(
                 [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--llmperf-max-time=1", *options],
                 cwd=folder,

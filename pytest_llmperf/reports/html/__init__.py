@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import gzip
 import hashlib
 import json
@@ -57,8 +58,9 @@ class Section:
 
     Args:
         anchor: by which the page links to it.
-        said: of it in one line, beside its name.
-        tables: of metrics and of operators.
+        said: of it in one line, where it fails.
+        metrics: those that were judged; all, where none was.
+        others: the rest.
         reasons: what it says to a failure.
         trends: its course through earlier runs.
     """
@@ -68,6 +70,7 @@ class Section:
     place: str
     said: str
     metrics: Table
+    others: Table
     reasons: Sequence[Table]
     advice: Sequence[str]
     findings: Sequence[str]
@@ -118,8 +121,13 @@ def _environment() -> Environment:
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["colour"] = colour
+    environment.filters.update(colour=colour, shown=_shown)
     return environment
+
+
+def _shown(table: Table) -> list[int]:
+    """Its columns, without those that say nothing."""
+    return [number for number in range(len(table.columns)) if any(row[number].text for row in table.rows)]
 
 
 def _packed(text: str) -> str:
@@ -167,12 +175,15 @@ def _courses(run: Run, result: Result, history: History) -> list[Series]:
 
 def _section(run: Run, result: Result, number: int, trends: Sequence[Chart]) -> Section:
     basis = run.bases.get(result.key)
+    every, judged = details(result), details(result, judged_only=True)
+    metrics = judged if judged.rows else every
     return Section(
         anchor=f"test-{number}",
         result=result,
         place=run.places.get(result.test, ""),
         said=failure(result),
-        metrics=details(result),
+        metrics=metrics,
+        others=_without(every, metrics),
         reasons=explained(result),
         advice=advice(result),
         findings=findings(basis.measurement) if basis else [],
@@ -180,6 +191,11 @@ def _section(run: Run, result: Result, number: int, trends: Sequence[Chart]) -> 
         charts=single.charts(result, basis.measurement) if basis else [],
         trends=trends,
     )
+
+
+def _without(table: Table, told: Table) -> Table:
+    rows = [row for row in table.rows if row not in told.rows]
+    return dataclasses.replace(table, rows=rows, notes=[note for note in table.notes if note not in told.notes])
 
 
 def _operators(result: Result, basis: Basis | None) -> list[Table]:
