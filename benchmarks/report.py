@@ -28,6 +28,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from playwright.sync_api import Browser, CDPSession, Page, sync_playwright
 
 from pytest_llmperf.reports import document, html
@@ -313,12 +314,12 @@ def photographed(browser: Browser, file: Path, folder: Path) -> None:
                 page.goto(file.as_uri())
                 page.wait_for_function(READY)
                 page.screenshot(path=folder / f"top-{theme}-{name}.png")
-                test = page.locator("details.test:has(.reasons table), details.test").first
-                test.locator("summary").click()
+                test = page.locator("details.test").first
+                test.locator("> summary").click()
                 all_drawn(page, "details.test[open]")
                 page.evaluate("document.querySelector('.tools').style.position = 'static'")
                 test.screenshot(path=folder / f"test-{theme}-{name}.png")
-                test.locator("summary").click()
+                test.locator("> summary").click()
                 all_drawn(page, ACROSS)
                 if page.locator(ACROSS).count():
                     page.locator(ACROSS).screenshot(path=folder / f"across-{theme}-{name}.png")
@@ -330,13 +331,14 @@ def pictured(browser: Browser, file: Path, picture: Path) -> None:
         page.goto(file.as_uri())
         page.wait_for_function(READY)
         test = page.locator("details.test:has(.reasons table)").first
-        test.locator("summary").click()
+        test.locator("> summary").click()
         all_drawn(page, "details.test[open]")
         page.evaluate("document.querySelector('.tools').style.position = 'static'")
         page.evaluate("document.querySelectorAll('section:not(:has(details))').forEach((each) => each.remove())")
         page.evaluate("scrollTo(0, 0)")
         page.wait_for_timeout(500)
         page.screenshot(path=picture)
+    Image.open(picture).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(picture, optimize=True)
 
 
 if __name__ == "__main__":
