@@ -221,6 +221,14 @@ _OPTIONS = (
     _option(
         "custom_json", _file, None, "FILE", "write memory, counts and rates in the form of github-action-benchmark"
     ),
+    _option("html", _file, None, "FILE", "write a page for people, with charts (pip install 'pytest-llmperf[html]')"),
+    _option(
+        "history",
+        _file,
+        None,
+        "FILE|DIR",
+        "add what was measured to a file, or in a folder to one per hardware; the page of --llmperf-html shows it",
+    ),
     Option("gate", _words, (), "METRIC…", "metrics that are compared with baselines beside those that always are"),
     Option("price_per_hour", _price, None, "PRICE", "of the machine that serves, for cost_per_million_tokens"),
     Option(

@@ -110,6 +110,8 @@ def _add_report(commands: Any) -> None:
     reporting.add_argument("files", nargs="+", type=Path, metavar="FILE")
     reporting.add_argument("--json", type=Path, metavar="FILE", help="write one report of all; - for standard output")
     reporting.add_argument("--markdown", type=Path, metavar="FILE", help="short, what fails first; - likewise")
+    reporting.add_argument("--html", type=Path, metavar="FILE", help="a page with charts; - likewise")
+    reporting.add_argument("--history", type=Path, metavar="FILE|DIR", help="of --llmperf-history, for the page")
     reporting.add_argument(
         "--annotations", action="store_true", help="print what fails as GitHub Actions shows it beside a test's line"
     )

@@ -11,6 +11,7 @@ from pytest_llmperf.errors import UsageError
 from pytest_llmperf.rejudge import differences
 from pytest_llmperf.reports import custom, document, markdown
 from pytest_llmperf.reports.annotations import written as annotated
+from pytest_llmperf.reports.extra import check_html
 from pytest_llmperf.reports.run import Run
 from pytest_llmperf.reports.table import counts
 from pytest_llmperf.reports.terminal import standard_output, summary
@@ -25,33 +26,60 @@ _WRITERS: Mapping[str, Callable[[Run], str]] = {
 
 def report(parsed: argparse.Namespace) -> int:
     """Show reports again; exit status 1 if what they tell of failed."""
-    asked: dict[str, Path] = {name: file for name in _WRITERS if (file := getattr(parsed, name, None)) is not None}
-    for name, file in asked.items():
-        check_folder(f"--{name.replace('_', '-')}", file)
-    if [str(file) for file in asked.values()].count("-") > 1:
-        raise UsageError("only one report can go to standard output")
-    if (file := asked.get("custom_json")) is not None and str(file) != "-":
-        asked["custom_json_bigger"] = custom.beside(file)
+    files = _asked(parsed)
     run = document.merged([document.read(file) for file in parsed.files])
     if parsed.recompute:
         return _recomputed(run)
     if parsed.annotations:
         print(annotated(run), end="")
-    elif not any(str(file) == "-" for file in asked.values()):
-        colour, width = standard_output()
-        shown = summary(run.results, width, colour, parsed.verbose, run.recorded) if run.results else counts([])
-        print(shown, flush=True)
-        for test, why in run.failures.items():
-            print(f"failed, and not by a verdict: {test}: {why}")
-        if run.fault:
-            print(run.fault)
-    for name, file in asked.items():
-        text = _WRITERS[name](run)
-        if str(file) == "-":
+    elif not any(map(_is_standard_output, files.values())):
+        _show(run, parsed.verbose)
+    for name, file in files.items():
+        text = _page(run, parsed.history) if name == "html" else _WRITERS[name](run)
+        if _is_standard_output(file):
             print(text, end="")
         else:
             write_file(f"--{name.replace('_', '-')}", file, text)
     return int(run.fails)
+
+
+def _asked(parsed: argparse.Namespace) -> dict[str, Path]:
+    """The reports that are to be written, and what lies beside one."""
+    if parsed.history is not None and parsed.html is None:
+        raise UsageError(f"--history {parsed.history}: it is shown by --html; name a file for the page")
+    if parsed.html is not None:
+        check_html(f"--html {parsed.html}")
+    files: dict[str, Path] = {}
+    for name in (*_WRITERS, "html"):
+        if (named := getattr(parsed, name, None)) is not None:
+            check_folder(f"--{name.replace('_', '-')}", named)
+            files[name] = named
+    if sum(map(_is_standard_output, files.values())) > 1:
+        raise UsageError("only one report can go to standard output")
+    if "custom_json" in files and not _is_standard_output(files["custom_json"]):
+        files["custom_json_bigger"] = custom.beside(files["custom_json"])
+    return files
+
+
+def _is_standard_output(file: Path) -> bool:
+    return str(file) == "-"
+
+
+def _show(run: Run, verbosity: int) -> None:
+    """As at the end of the run itself."""
+    colour, width = standard_output()
+    print(summary(run.results, width, colour, verbosity, run.recorded) if run.results else counts([]), flush=True)
+    for test, why in run.failures.items():
+        print(f"failed, and not by a verdict: {test}: {why}")
+    if run.fault:
+        print(run.fault)
+
+
+def _page(run: Run, history: Path | None) -> str:
+    from pytest_llmperf.reports import html
+    from pytest_llmperf.reports.history import earlier
+
+    return html.written(run) if history is None else html.written(run, earlier(run, history))
 
 
 def _recomputed(run: Run) -> int:

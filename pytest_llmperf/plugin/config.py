@@ -11,8 +11,8 @@ import pytest
 from pytest_llmperf.errors import UsageError, did_you_mean
 from pytest_llmperf.options import OPTIONS, choose
 
-REPORTS = ("json", "markdown", "custom_json")
-"""Options that name the file of a report."""
+REPORTS = ("json", "markdown", "custom_json", "history", "html")
+"""Options that name the file of a report, in the order of writing: the page shows the history."""
 WIDTH = "llmperf_width"
 """Where a worker of xdist finds in its `workerinput` how wide the terminal is."""
 
@@ -90,11 +90,15 @@ def check_options(config: pytest.Config) -> None:
         from pytest_llmperf.profiling.traces import check_traces
 
         check_traces(traces, f"--llmperf-traces={option(config, 'traces')}")
-    for name in REPORTS:
+    for name in set(REPORTS) - {"history"}:
         if (file := report_file(config, name)) is not None and file.is_dir():
             raise UsageError(
                 f"--llmperf-{name.replace('_', '-')}={option(config, name)}: this is a folder, expected a file"
             )
+    if option(config, "html"):
+        from pytest_llmperf.reports.extra import check_html
+
+        check_html(f"--llmperf-html={option(config, 'html')}")
     _check_recording(config)
     _check_duet(config)
     if option(config, "prune"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 from collections.abc import Callable, Mapping
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_llmperf.errors import ReportError
 from pytest_llmperf.plugin.config import REPORTS, report_file
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ _WRITERS: Mapping[str, str] = {
     "markdown": "markdown:written",
     "custom_json": "custom:smaller",
     "custom_json_bigger": "custom:bigger",
+    "html": "html:written",
 }
 """Option, or what is written beside one → what makes its text of a run, imported when it is needed."""
 
@@ -49,19 +52,44 @@ def write(files: Mapping[str, Path], run: Run) -> str:
     faults = []
     for name, file in files.items():
         try:
-            text = _writer(name)(run)
-            _write(file, text)
-            if name == "markdown" and (summary := os.environ.get("GITHUB_STEP_SUMMARY")):
-                with Path(summary).open("a", encoding="utf-8") as page:
-                    page.write(text)
+            if name == "history":
+                _append(file, run)
+            else:
+                _show(name, file, _text(name, run, files.get("history")))
+        except ReportError as error:
+            faults.append(f"--llmperf-{name} {error}")
         except OSError as error:
             faults.append(f"--llmperf-{name.replace('_', '-')} {error.filename or file}: {error.strerror or error}")
     return "; ".join(faults)
 
 
-def _writer(name: str) -> Callable[[Run], str]:
+def _append(history: Path, run: Run) -> None:
+    from pytest_llmperf.reports.history import append
+
+    append(run, history)
+
+
+def _text(name: str, run: Run, history: Path | None) -> str:
+    if name != "html" or history is None:
+        return _writer(name)(run)
+    from pytest_llmperf.reports.history import History, earlier
+
+    known = History()
+    with contextlib.suppress(ReportError):  # nothing was added to it, and that has been told
+        known = earlier(run, history)
+    return _writer(name)(run, known)
+
+
+def _show(name: str, file: Path, text: str) -> None:
+    _write(file, text)
+    if name == "markdown" and (summary := os.environ.get("GITHUB_STEP_SUMMARY")):
+        with Path(summary).open("a", encoding="utf-8") as page:
+            page.write(text)
+
+
+def _writer(name: str) -> Callable[..., str]:
     module, _, function = _WRITERS[name].partition(":")
-    writer: Callable[[Run], str] = getattr(importlib.import_module(f"pytest_llmperf.reports.{module}"), function)
+    writer: Callable[..., str] = getattr(importlib.import_module(f"pytest_llmperf.reports.{module}"), function)
     return writer
 
 
