@@ -35,7 +35,8 @@ from pytest_llmperf.gate import Evidence, Gate, recording
 from pytest_llmperf.judge import judge
 from pytest_llmperf.measure import Effort, measure
 from pytest_llmperf.metrics import CATALOGUE, Kind
-from pytest_llmperf.model import Measurement, Result, Verdict, Workload
+from pytest_llmperf.model import Measurement, Workload
+from pytest_llmperf.results import Result, Verdict
 from pytest_llmperf.settings import Settings
 from pytest_llmperf.targets import LoadOptions, resolve
 

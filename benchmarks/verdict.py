@@ -32,7 +32,7 @@ from scipy.special import stdtrit
 from scipy.stats import beta
 
 from pytest_llmperf.baselines.noise import LEAST, is_bimodal, process_noise
-from pytest_llmperf.model import Verdict
+from pytest_llmperf.results import Verdict
 from pytest_llmperf.units import percent
 from pytest_llmperf.verdict.comparison import (
     BETA,

@@ -15,9 +15,10 @@ from pytest_llmperf.baselines.schema import Session
 from pytest_llmperf.duet.compare import PairTaken, compare_pairs
 from pytest_llmperf.gate import Evidence, Gate, recording
 from pytest_llmperf.metrics import Kind, Metric
-from pytest_llmperf.model import Comparison, Explanation, Limit, Measurement, Result, Row, Unknown, Verdict
+from pytest_llmperf.model import Limit, Measurement, Unknown
 from pytest_llmperf.profiling.explain import Change, Seen, explain
 from pytest_llmperf.profiling.roofline import roofline, shares
+from pytest_llmperf.results import Comparison, Explanation, Result, Row, Verdict
 from pytest_llmperf.units import short_number
 from pytest_llmperf.verdict.rule import judge_limit, reading
 

@@ -14,7 +14,8 @@ from pytest_llmperf.duet.compare import PairTaken
 from pytest_llmperf.gate import Evidence, Gate
 from pytest_llmperf.judge import judge
 from pytest_llmperf.metrics import Metric
-from pytest_llmperf.model import Environment, Measurement, Result, subject
+from pytest_llmperf.model import Environment, Measurement, subject
+from pytest_llmperf.results import Result
 from pytest_llmperf.settings import Settings
 
 

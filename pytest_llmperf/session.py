@@ -15,21 +15,11 @@ from pytest_llmperf.baselines.environment import environment_of
 from pytest_llmperf.errors import NoRoomError, UsageError
 from pytest_llmperf.measure import Effort, Need, alone, measure, profile_of
 from pytest_llmperf.measure.conditions import watched
-from pytest_llmperf.model import (
-    Conditions,
-    Limit,
-    Measurement,
-    Profile,
-    Result,
-    Round,
-    Sample,
-    Tolerance,
-    Unknown,
-    Verdict,
-)
+from pytest_llmperf.model import Conditions, Limit, Measurement, Profile, Round, Sample, Tolerance, Unknown
 from pytest_llmperf.options import choose
 from pytest_llmperf.profiling.traces import trace_file, untraced
 from pytest_llmperf.rates import is_objective
+from pytest_llmperf.results import Result, Verdict
 from pytest_llmperf.scaling import SIZES, Scaling, sizes_of
 from pytest_llmperf.settings import Level, Settings, check, merge
 from pytest_llmperf.targets import LoadOptions, Reference, Served, Target, resolve

@@ -12,7 +12,7 @@ from pytest_llmperf.errors import LlmperfError
 from pytest_llmperf.gate import Evidence, Gate
 from pytest_llmperf.judge import commit_to_confirm
 from pytest_llmperf.metrics import CATALOGUE, Kind
-from pytest_llmperf.model import Result, Row, Verdict
+from pytest_llmperf.results import Result, Row, Verdict
 
 if TYPE_CHECKING:
     from pytest_llmperf.baselines import schema

@@ -12,7 +12,8 @@ from typing import Any
 from pytest_llmperf.baselines.exact import GATING_VERSIONS, counted_with, is_exact
 from pytest_llmperf.baselines.schema import Entry, Learned, Session
 from pytest_llmperf.metrics import CATALOGUE, Kind, Metric
-from pytest_llmperf.model import Comparison, Unknown, Verdict
+from pytest_llmperf.model import Unknown
+from pytest_llmperf.results import Comparison, Verdict
 from pytest_llmperf.verdict.comparison import PRIORS, Level, Noise, Spread, learn, stored_estimate
 from pytest_llmperf.verdict.rule import judge_counted, judge_memory, judge_timed, no_longer_measured, worse
 

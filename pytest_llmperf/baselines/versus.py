@@ -16,7 +16,8 @@ from pytest_llmperf.baselines.store import Contents
 from pytest_llmperf.baselines.stored import Stored, tests
 from pytest_llmperf.errors import UsageError, did_you_mean
 from pytest_llmperf.metrics import CATALOGUE, Kind, Metric
-from pytest_llmperf.model import Comparison, Environment, Row, Unknown, Verdict
+from pytest_llmperf.model import Environment, Unknown
+from pytest_llmperf.results import Comparison, Row, Verdict
 from pytest_llmperf.verdict.comparison import alpha
 
 

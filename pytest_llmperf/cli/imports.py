@@ -18,9 +18,10 @@ from pytest_llmperf.imports import Run, read
 from pytest_llmperf.imports.measurement import measurement_of, place_of
 from pytest_llmperf.judge import judge
 from pytest_llmperf.metrics import CATALOGUE, Kind
-from pytest_llmperf.model import Environment, Failure, Measurement, Result
+from pytest_llmperf.model import Environment, Failure, Measurement
 from pytest_llmperf.reports.recorded import Recorded
 from pytest_llmperf.reports.terminal import summary
+from pytest_llmperf.results import Result
 from pytest_llmperf.settings import Settings, check, merge
 
 _KEY = re.compile(r"(cpu|cuda|mps|served)-[A-Za-z0-9._-]+")

@@ -11,9 +11,10 @@ from rich.console import Console
 
 from pytest_llmperf.cli import check_folder, show
 from pytest_llmperf.errors import MeasurementError, UsageError
-from pytest_llmperf.model import Verdict, check_asked
+from pytest_llmperf.model import check_asked
 from pytest_llmperf.reports.sweep import Step, sweep_record, sweep_tables
 from pytest_llmperf.reports.terminal import tables_text
+from pytest_llmperf.results import Verdict
 from pytest_llmperf.session import Defaults, Llm, Session
 from pytest_llmperf.settings import check
 from pytest_llmperf.sweep import most_borne, search

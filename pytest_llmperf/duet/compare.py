@@ -11,7 +11,8 @@ from typing import Any
 from pytest_llmperf.baselines.compare import Baseline, Rules, compare
 from pytest_llmperf.baselines.schema import Session
 from pytest_llmperf.metrics import Kind, Metric
-from pytest_llmperf.model import Comparison, Unknown, Verdict
+from pytest_llmperf.model import Unknown
+from pytest_llmperf.results import Comparison, Verdict
 from pytest_llmperf.verdict.comparison import (
     Pair,
     most_pairs,

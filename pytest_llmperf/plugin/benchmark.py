@@ -14,7 +14,7 @@ from pytest_llmperf.plugin.config import option
 from pytest_llmperf.plugin.items import measures
 
 if TYPE_CHECKING:
-    from pytest_llmperf.model import Result
+    from pytest_llmperf.results import Result
 
 _FLAGS = ("json", "save", "autosave", "compare", "compare_fail", "histogram")
 

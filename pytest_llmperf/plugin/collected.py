@@ -9,7 +9,7 @@ import pytest
 
 if TYPE_CHECKING:
     from pytest_llmperf.baselines.store import Store
-    from pytest_llmperf.model import Result
+    from pytest_llmperf.results import Result
 
 COLLECTED = "llmperf_collected"
 """Where a worker of xdist leaves in its `workeroutput` what it collected."""

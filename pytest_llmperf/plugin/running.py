@@ -17,7 +17,7 @@ from pytest_llmperf.duet.repository import base_of
 from pytest_llmperf.errors import DeviceMissingError, LlmperfError, NoRoomError
 from pytest_llmperf.gate import Gate
 from pytest_llmperf.metrics import CATALOGUE, Kind
-from pytest_llmperf.model import Measurement, Result, Row, plain
+from pytest_llmperf.model import Measurement, plain
 from pytest_llmperf.plugin.again import FreshProcesses
 from pytest_llmperf.plugin.child import CHILD, Child
 from pytest_llmperf.plugin.config import baselines_folder, is_recording, option, traces_folder, width
@@ -28,6 +28,7 @@ from pytest_llmperf.plugin.progress import Progress
 from pytest_llmperf.plugin.reports import asked_for
 from pytest_llmperf.plugin.xdist import RECORDED
 from pytest_llmperf.reports.table import row_name
+from pytest_llmperf.results import Result, Row
 from pytest_llmperf.session import Defaults, Llm, Session
 
 LLM = pytest.StashKey[Llm]()

@@ -19,9 +19,9 @@ from pytest_llmperf.plugin.reports import asked_for, write
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pytest_llmperf.model import Result
     from pytest_llmperf.reports.recorded import Recorded
     from pytest_llmperf.reports.run import Run
+    from pytest_llmperf.results import Result
 
 
 class Seen:
@@ -140,7 +140,7 @@ class Seen:
 
     def results(self) -> list[Result]:
         """All that was measured so far; of a test that ran again, the last."""
-        from pytest_llmperf.model import Result
+        from pytest_llmperf.results import Result
 
         return [Result.from_plain(record) for record in self._results.values()]
 

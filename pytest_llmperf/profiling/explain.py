@@ -12,8 +12,8 @@ import statistics
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pytest_llmperf.model import Explanation, Grown
 from pytest_llmperf.profiling.kept import ALLOCATIONS, LEAST_SHARE, OTHERS, OUTSIDE, PHASES, VIEWS
+from pytest_llmperf.results import Explanation, Grown
 from pytest_llmperf.roles import is_wait
 from pytest_llmperf.units import percent, short_number
 

@@ -8,9 +8,9 @@ GitHub shows ten of a step. A line ends a command, so that `%`, line ends and, i
 
 from __future__ import annotations
 
-from pytest_llmperf.model import Result
 from pytest_llmperf.reports.run import Run
 from pytest_llmperf.reports.table import advice, explained, failure
+from pytest_llmperf.results import Result
 
 MOST = 10
 """Of a step; GitHub drops all others of its kind without a word."""

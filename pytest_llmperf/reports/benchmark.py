@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_llmperf.metrics import CATALOGUE, Kind, Metric
-from pytest_llmperf.model import Result, Row, plain
+from pytest_llmperf.model import plain
+from pytest_llmperf.results import Result, Row
 
 
 @dataclass(frozen=True)

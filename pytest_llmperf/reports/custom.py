@@ -10,10 +10,10 @@ import json
 from pathlib import Path
 
 from pytest_llmperf.metrics import CATALOGUE, Better
-from pytest_llmperf.model import Result, Row
 from pytest_llmperf.reports.benchmark import full_name, is_duration, medians
 from pytest_llmperf.reports.run import Run
 from pytest_llmperf.reports.table import subtitle
+from pytest_llmperf.results import Result, Row
 from pytest_llmperf.units import short_number
 
 

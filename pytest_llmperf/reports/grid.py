@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from rich.cells import cell_len
 from rich.text import Text
 
-from pytest_llmperf.model import Verdict
 from pytest_llmperf.reports.table import Cell, Table
+from pytest_llmperf.results import Verdict
 
 _APART, _CLOSE = 3, 2
 """Blanks between columns, and where room is short."""

@@ -19,8 +19,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from pytest_llmperf.errors import ReportError
 from pytest_llmperf.metrics import CATALOGUE, Kind
-from pytest_llmperf.model import Result, Verdict
 from pytest_llmperf.reports.run import Run
+from pytest_llmperf.results import Result, Verdict
 from pytest_llmperf.verdict.rule import worse
 
 SCHEMA = 1

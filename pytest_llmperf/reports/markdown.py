@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from pytest_llmperf.model import Result
 from pytest_llmperf.reports.recorded import changed, remarks
 from pytest_llmperf.reports.run import Run
 from pytest_llmperf.reports.table import (
@@ -19,6 +18,7 @@ from pytest_llmperf.reports.table import (
     overview,
 )
 from pytest_llmperf.reports.variants import side_by_side
+from pytest_llmperf.results import Result
 
 MOST = 60_000
 """Characters; GitHub takes 65,536 in a comment, and 1 MiB in the summary of a step."""

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from pytest_llmperf.baselines.basis import Basis
-from pytest_llmperf.model import Result, Verdict
 from pytest_llmperf.reports.recorded import Recorded
+from pytest_llmperf.results import Result, Verdict
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,10 @@ from pytest_llmperf.baselines.stored import Stored, tests
 from pytest_llmperf.baselines.versus import Compared, Versus
 from pytest_llmperf.errors import UsageError
 from pytest_llmperf.metrics import CATALOGUE, Kind
-from pytest_llmperf.model import Environment, Row, Verdict, Workload
+from pytest_llmperf.model import Environment, Workload
 from pytest_llmperf.reports.noise import is_hidden
 from pytest_llmperf.reports.table import COMPARED, SMALLER, Cell, Column, Table, compared_row, figure, long_note, shape
+from pytest_llmperf.results import Row, Verdict
 from pytest_llmperf.units import percent, short_number
 
 _MOST_METRICS = 6

@@ -7,8 +7,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pytest_llmperf.model import Measurement, Result, Round, Sample, Verdict
+from pytest_llmperf.model import Measurement, Round, Sample
 from pytest_llmperf.reports.table import Cell, Column, Table, failure, figure, verdict_cell
+from pytest_llmperf.results import Result, Verdict
 from pytest_llmperf.sweep import most_borne
 from pytest_llmperf.units import short_number
 

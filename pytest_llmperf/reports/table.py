@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from pytest_llmperf.metrics import CATALOGUE
-from pytest_llmperf.model import Comparison, Grown, Result, Row, Verdict, Workload, subject
+from pytest_llmperf.model import Workload, subject
+from pytest_llmperf.results import Comparison, Grown, Result, Row, Verdict
 from pytest_llmperf.units import brief_number, percent, plus_minus, short_number
 from pytest_llmperf.verdict.rule import EXACT, worse
 

@@ -9,7 +9,7 @@ from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
-from pytest_llmperf.model import Profile, Result
+from pytest_llmperf.model import Profile
 from pytest_llmperf.reports.grid import Grid, grids
 from pytest_llmperf.reports.profile import profile_tables
 from pytest_llmperf.reports.recorded import Recorded, changed, remarks
@@ -27,6 +27,7 @@ from pytest_llmperf.reports.table import (
     shape,
 )
 from pytest_llmperf.reports.variants import side_by_side
+from pytest_llmperf.results import Result
 
 
 def failure_text(result: Result, width: int) -> str:

@@ -6,8 +6,8 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 
-from pytest_llmperf.model import Result, Row
 from pytest_llmperf.reports.table import Cell, Column, Table, figure
+from pytest_llmperf.results import Result, Row
 from pytest_llmperf.units import short_number
 
 _SHOWN: Mapping[str, Column] = {

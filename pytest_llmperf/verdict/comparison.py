@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from pytest_llmperf.model import Verdict
+from pytest_llmperf.results import Verdict
 
 HARMLESS = 0.4
 """A share of the tolerance: a change that may be smaller than this never fails."""

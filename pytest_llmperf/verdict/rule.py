@@ -8,7 +8,8 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 
 from pytest_llmperf.metrics import CATALOGUE, Better, Kind, Metric
-from pytest_llmperf.model import Comparison, Failure, Limit, Measurement, Row, Sample, Unknown, Verdict
+from pytest_llmperf.model import Failure, Limit, Measurement, Sample, Unknown
+from pytest_llmperf.results import Comparison, Row, Verdict
 from pytest_llmperf.units import percent, short_number
 from pytest_llmperf.verdict.comparison import Estimate, decide
 from pytest_llmperf.verdict.statistics import interval, samples_needed, supported

@@ -11,7 +11,7 @@ import math
 import random
 from collections.abc import Callable, Sequence
 
-from pytest_llmperf.model import Verdict
+from pytest_llmperf.results import Verdict
 from pytest_llmperf.verdict.comparison import (
     Estimate,
     Level,

@@ -16,13 +16,14 @@ from markdown_it import MarkdownIt
 
 from pytest_llmperf import cli
 from pytest_llmperf.baselines.environment import hardware
-from pytest_llmperf.model import Explanation, Grown, Profile, Result, Workload
+from pytest_llmperf.model import Profile, Workload
 from pytest_llmperf.options import OPTIONS
 from pytest_llmperf.profiling.explain import Change, Seen, explain
 from pytest_llmperf.reports.catalogue import catalogue_markdown
 from pytest_llmperf.reports.mission import mission_tables
 from pytest_llmperf.reports.profile import profile_tables
 from pytest_llmperf.reports.terminal import failure_text, tables_text
+from pytest_llmperf.results import Explanation, Grown, Result
 from tests.profiles import mission, phase
 
 ROOT = Path(__file__).parents[2]

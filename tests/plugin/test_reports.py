@@ -11,13 +11,13 @@ from xml.etree import ElementTree
 
 import pytest
 
-from pytest_llmperf.model import Verdict
 from pytest_llmperf.plugin.benchmark import publishing_flags
 from pytest_llmperf.plugin.child import CHILD, Child, resolved_options
 from pytest_llmperf.plugin.reports import asked_for
 from pytest_llmperf.reports import document
 from pytest_llmperf.reports.run import Run
 from pytest_llmperf.reports.table import overview
+from pytest_llmperf.results import Verdict
 from tests.plugin.stored import TURN, Stored
 from tests.plugin.suites import HEAD
 from tests.repositories import repository

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from pytest_llmperf.baselines.compare import Baseline, Rules, compare, is_exact, learned, levels, since
 from pytest_llmperf.baselines.schema import Entry, Learned, Reading, Session
 from pytest_llmperf.metrics import CATALOGUE
-from pytest_llmperf.model import Comparison, Unknown, Verdict
+from pytest_llmperf.model import Unknown
+from pytest_llmperf.results import Comparison, Verdict
 from pytest_llmperf.verdict.comparison import Noise
 
 TPOT, RATE = CATALOGUE["tpot_ms"], CATALOGUE["output_tokens_per_s"]

@@ -15,7 +15,7 @@ from pytest_llmperf.baselines.schema import MOST_SESSIONS, Entry, Learned, Noise
 from pytest_llmperf.baselines.store import Contents
 from pytest_llmperf.baselines.versus import versus
 from pytest_llmperf.errors import BaselineError
-from pytest_llmperf.model import Verdict
+from pytest_llmperf.results import Verdict
 from tests.stored import CPU, KEY, calibration, recording, session
 
 WORKLOAD = recording().workload

@@ -11,9 +11,10 @@ import pytest
 
 from pytest_llmperf import tpot_ms
 from pytest_llmperf.judge import basis_of, judge
-from pytest_llmperf.model import Result, Row, Verdict, Workload
+from pytest_llmperf.model import Workload
 from pytest_llmperf.reports import document
 from pytest_llmperf.reports.run import Run
+from pytest_llmperf.results import Result, Row, Verdict
 from tests.stored import KEY, record, recording, session
 from tests.unit.test_rejudge import BASE, gate, limited
 from tests.unit.test_settle import evidence, taken

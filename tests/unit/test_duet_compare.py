@@ -10,7 +10,8 @@ import pytest
 from pytest_llmperf.baselines.compare import Rules
 from pytest_llmperf.duet.compare import PairTaken, compare_pairs, one_after_the_other
 from pytest_llmperf.metrics import CATALOGUE
-from pytest_llmperf.model import Comparison, Unknown, Verdict
+from pytest_llmperf.model import Unknown
+from pytest_llmperf.results import Comparison, Verdict
 from pytest_llmperf.verdict.comparison import Noise, Pair, most_pairs
 from tests.stored import session
 

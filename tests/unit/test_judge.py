@@ -18,19 +18,17 @@ from pytest_llmperf.model import (
     Ceilings,
     Counts,
     Environment,
-    Explanation,
-    Grown,
     Measurement,
     Memory,
     Operator,
     Phase,
-    Result,
     Round,
     Trace,
     Work,
     Workload,
 )
 from pytest_llmperf.profiling.explain import NOT_KEPT
+from pytest_llmperf.results import Explanation, Grown, Result
 from pytest_llmperf.settings import Settings
 
 KEY = "test_chat.py::test_turn"

@@ -8,7 +8,8 @@ from pytest_llmperf.gate import Evidence
 from pytest_llmperf.judge import judge
 from pytest_llmperf.limits import parse
 from pytest_llmperf.measure import Effort, measure
-from pytest_llmperf.model import Environment, Failure, Limit, Outcome, Unknown, Verdict, Workload
+from pytest_llmperf.model import Environment, Failure, Limit, Outcome, Unknown, Workload
+from pytest_llmperf.results import Verdict
 from pytest_llmperf.settings import Settings
 from pytest_llmperf.targets import Served
 from tests.fakes import FakeClock, FakeServer, FakeTarget

@@ -16,29 +16,24 @@ from pytest_llmperf.errors import UsageError
 from pytest_llmperf.metrics import CATALOGUE, summarize
 from pytest_llmperf.model import (
     STATISTICS,
-    Comparison,
     Conditions,
     Environment,
-    Explanation,
-    Grown,
     Limit,
     Measurement,
     Memory,
     Operator,
     Phase,
     Profile,
-    Result,
     Round,
-    Row,
     Sample,
     Trace,
     Unknown,
-    Verdict,
     Workload,
     plain,
     quantile,
     split,
 )
+from pytest_llmperf.results import Comparison, Explanation, Grown, Result, Row, Verdict
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 moderate = st.floats(min_value=-1e6, max_value=1e6)

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 
 import pytest
 
-from pytest_llmperf.model import Explanation, Grown, plain
+from pytest_llmperf.model import plain
 from pytest_llmperf.profiling.explain import NOT_KEPT, NOTHING_GREW, Change, Seen, explain
 from pytest_llmperf.profiling.kept import OUTSIDE, VIEWS
+from pytest_llmperf.results import Explanation, Grown
 
 CALLS = {
     "aten::addmm": 8,

@@ -17,10 +17,11 @@ from pytest_llmperf.duet.compare import one_after_the_other
 from pytest_llmperf.gate import Evidence, Gate
 from pytest_llmperf.gate import recording as as_recorded
 from pytest_llmperf.judge import basis_of, judge
-from pytest_llmperf.model import Conditions, Sample, Verdict
+from pytest_llmperf.model import Conditions, Sample
 from pytest_llmperf.rejudge import differences, rejudge
 from pytest_llmperf.reports import document
 from pytest_llmperf.reports.run import Run
+from pytest_llmperf.results import Verdict
 from pytest_llmperf.settings import Settings
 from tests.stored import KEY, day, recording, session
 from tests.unit.test_judge import measured

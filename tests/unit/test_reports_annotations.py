@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from pytest_llmperf.cli import main
-from pytest_llmperf.model import Explanation, Result, Row, Verdict, Workload
+from pytest_llmperf.model import Workload
 from pytest_llmperf.reports import document
 from pytest_llmperf.reports.annotations import MOST, command, written
 from pytest_llmperf.reports.run import Run
+from pytest_llmperf.results import Explanation, Result, Row, Verdict
 
 BROKEN = Row("tpot_ms", "median", "ms", 8.931, 8.9, 9.0, "< 8", Verdict.BROKEN)
 REGRESSED = Row("ttft_ms", "median", "ms", 61.0, verdict=Verdict.REGRESSED, limit="< 60")

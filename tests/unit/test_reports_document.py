@@ -19,10 +19,11 @@ from pytest_llmperf.gate import Evidence, Gate
 from pytest_llmperf.judge import basis_of, judge
 from pytest_llmperf.measure import Effort, measure
 from pytest_llmperf.metrics import CATALOGUE
-from pytest_llmperf.model import Environment, Measurement, Result, Sample, Workload
+from pytest_llmperf.model import Environment, Measurement, Sample, Workload
 from pytest_llmperf.reports import document
 from pytest_llmperf.reports.recorded import Recorded
 from pytest_llmperf.reports.run import Run
+from pytest_llmperf.results import Result
 from pytest_llmperf.settings import Settings
 from tests.fakes import FakeClock, FakeTarget
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from pytest_llmperf.model import Comparison, Result, Row, Verdict, Workload
+from pytest_llmperf.model import Workload
 from pytest_llmperf.reports.table import SMALLER, SURER, advice, details, hints
+from pytest_llmperf.results import Comparison, Result, Row, Verdict
 
 BASE = "a1b2c3d4e (merge base with origin/main)"
 PAIR = {"head": {"commit": "fedcba9876543210", "dirty": False}, "rounds": 18}

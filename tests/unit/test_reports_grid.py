@@ -7,10 +7,11 @@ import re
 
 import pytest
 
-from pytest_llmperf.model import Comparison, Operator, Phase, Profile, Result, Row, Verdict, Workload
+from pytest_llmperf.model import Operator, Phase, Profile, Workload
 from pytest_llmperf.reports.grid import grids
 from pytest_llmperf.reports.table import COMPARED, Cell, Column, Table, compared_row, details
 from pytest_llmperf.reports.terminal import failure_text, summary
+from pytest_llmperf.results import Comparison, Result, Row, Verdict
 
 SLOWER = Comparison(Verdict.INCONCLUSIVE, 21.9, 0.826, 0.63, "within this machine's noise")
 UNSEEN = Comparison(Verdict.INCONCLUSIVE, 101.4, 0.01, 0.33, "no change seen (± 33 %)", quiet=True)

@@ -12,10 +12,11 @@ import pytest
 from pytest_llmperf.baselines.basis import Basis
 from pytest_llmperf.baselines.compare import Rules
 from pytest_llmperf.errors import ReportError
-from pytest_llmperf.model import Environment, Measurement, Result, Row, Verdict, Workload
+from pytest_llmperf.model import Environment, Measurement, Workload
 from pytest_llmperf.reports import history
 from pytest_llmperf.reports.history import Entry, History, Point, append, earlier, read, series_of, shifts
 from pytest_llmperf.reports.run import Run
+from pytest_llmperf.results import Result, Row, Verdict
 
 KEY = "test_chat.py::test_turn"
 

@@ -17,27 +17,12 @@ import pytest
 from pytest_llmperf.baselines.basis import Basis
 from pytest_llmperf.baselines.compare import Rules
 from pytest_llmperf.metrics import summarize
-from pytest_llmperf.model import (
-    Comparison,
-    Counts,
-    Environment,
-    Explanation,
-    Grown,
-    Measurement,
-    Memory,
-    Operator,
-    Phase,
-    Result,
-    Round,
-    Row,
-    Trace,
-    Verdict,
-    Workload,
-)
+from pytest_llmperf.model import Counts, Environment, Measurement, Memory, Operator, Phase, Round, Trace, Workload
 from pytest_llmperf.reports import html
 from pytest_llmperf.reports.history import Entry, History, Point
 from pytest_llmperf.reports.html import across, chart, single
 from pytest_llmperf.reports.run import Run
+from pytest_llmperf.results import Comparison, Explanation, Grown, Result, Row, Verdict
 from pytest_llmperf.units import MIB
 
 HOSTILE = "tests/test_<b>.py::test_x[</script><script>alert(1)</script>-\"'&amp;-中文-{{ 7 * 7 }}]"

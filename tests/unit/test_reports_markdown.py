@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 from markdown_it import MarkdownIt
 
-from pytest_llmperf.model import Comparison, Explanation, Grown, Result, Row, Verdict, Workload
+from pytest_llmperf.model import Workload
 from pytest_llmperf.reports.markdown import MOST, written
 from pytest_llmperf.reports.run import Run
+from pytest_llmperf.results import Comparison, Explanation, Grown, Result, Row, Verdict
 
 BEGAN = "2026-11-22T10:00:00+00:00"
 SLOWER = Comparison(Verdict.REGRESSED, 8.12, 0.1, 0.011, "tolerance 5 %; 3 pairs")

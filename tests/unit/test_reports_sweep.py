@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pytest_llmperf.metrics import CATALOGUE
-from pytest_llmperf.model import Measurement, Result, Round, Row, Trace, Unknown, Verdict, Workload
+from pytest_llmperf.model import Measurement, Round, Trace, Unknown, Workload
 from pytest_llmperf.reports.sweep import Step, finding, sweep_tables
+from pytest_llmperf.results import Result, Row, Verdict
 
 
 def _step(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_llmperf.model import Comparison, Result, Row, Verdict, Workload
+from pytest_llmperf.model import Workload
 from pytest_llmperf.reports.table import (
     SMALLER,
     Cell,
@@ -19,6 +19,7 @@ from pytest_llmperf.reports.table import (
     subtitle,
     verdict_cell,
 )
+from pytest_llmperf.results import Comparison, Result, Row, Verdict
 
 OK = Row("ttft_ms", "median", "ms", 12.14, 12.0, 12.3, "< 50", Verdict.OK, "", (12.0, 12.14, 12.3))
 BROKEN = Row(

@@ -7,9 +7,10 @@ import re
 
 import pytest
 
-from pytest_llmperf.model import Comparison, Explanation, Grown, Profile, Result, Row, Verdict, Workload
+from pytest_llmperf.model import Profile, Workload
 from pytest_llmperf.reports.table import Cell, Column, Table
 from pytest_llmperf.reports.terminal import failure_text, full_text, summary, table_text
+from pytest_llmperf.results import Comparison, Explanation, Grown, Result, Row, Verdict
 from tests.profiles import phase
 
 ESCAPE = re.compile(r"\x1b\[[0-9;]*m")

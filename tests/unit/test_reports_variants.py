@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from pytest_llmperf.model import Result, Row, Workload
+from pytest_llmperf.model import Workload
 from pytest_llmperf.reports.terminal import summary
 from pytest_llmperf.reports.variants import side_by_side
+from pytest_llmperf.results import Result, Row
 
 FIGURES = {"ttft_ms": 20.0, "tpot_ms": 4.0, "tokens_per_step": 1.0}
 

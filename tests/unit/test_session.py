@@ -16,8 +16,9 @@ from pytest_llmperf.errors import DeviceMissingError, MeasurementError, NoRoomEr
 from pytest_llmperf.limits import parse
 from pytest_llmperf.measure import Need
 from pytest_llmperf.metrics import CATALOGUE
-from pytest_llmperf.model import Round, Trace, Verdict, Workload
+from pytest_llmperf.model import Round, Trace, Workload
 from pytest_llmperf.profiling import roofline
+from pytest_llmperf.results import Verdict
 from pytest_llmperf.session import Defaults, Llm, Session, look
 from pytest_llmperf.settings import check
 from pytest_llmperf.targets import resolve, stream

@@ -17,7 +17,8 @@ from pytest_llmperf.duet.compare import PairTaken
 from pytest_llmperf.errors import MeasurementError
 from pytest_llmperf.gate import Evidence, Gate
 from pytest_llmperf.judge import judge
-from pytest_llmperf.model import Environment, Measurement, Result, Sample, Unknown, Verdict, Workload
+from pytest_llmperf.model import Environment, Measurement, Sample, Unknown, Workload
+from pytest_llmperf.results import Result, Verdict
 from pytest_llmperf.settings import Settings
 from pytest_llmperf.settle import Settling
 from pytest_llmperf.verdict.comparison import Pair, most_pairs

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy.stats import norm, t, ttest_1samp, wilcoxon
 from statsmodels.stats.weightstats import ttost_paired
 
-from pytest_llmperf.model import Verdict
+from pytest_llmperf.results import Verdict
 from pytest_llmperf.verdict import comparison
 from pytest_llmperf.verdict.comparison import (
     BETA,

@@ -11,18 +11,8 @@ from hypothesis import strategies as st
 
 from pytest_llmperf import itl_ms, load_s, output_tokens_per_s, tpot_ms, ttft_ms
 from pytest_llmperf.metrics import CATALOGUE, Better, Metric, summarize
-from pytest_llmperf.model import (
-    Comparison,
-    Limit,
-    Measurement,
-    Round,
-    Row,
-    Sample,
-    Trace,
-    Unknown,
-    Verdict,
-    Workload,
-)
+from pytest_llmperf.model import Limit, Measurement, Round, Sample, Trace, Unknown, Workload
+from pytest_llmperf.results import Comparison, Row, Verdict
 from pytest_llmperf.verdict.comparison import Estimate
 from pytest_llmperf.verdict.rule import (
     judge_counted,

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from pytest_llmperf.model import Verdict
+from pytest_llmperf.results import Verdict
 from pytest_llmperf.verdict.comparison import Level, Noise, Pair, alpha, decide, pairs_verdict, stored_estimate
 from pytest_llmperf.verdict.visible import visible_duet, visible_stored
 

@@ -18,7 +18,7 @@ from plotly.offline import get_plotlyjs
 
 from pytest_llmperf.baselines.basis import Basis
 from pytest_llmperf.metrics import CATALOGUE
-from pytest_llmperf.model import Profile, Result, Verdict
+from pytest_llmperf.model import Profile
 from pytest_llmperf.profiling.roofline import findings
 from pytest_llmperf.reports.history import History, Series, Shift, series_of, shifts
 from pytest_llmperf.reports.html import across, single
@@ -40,6 +40,7 @@ from pytest_llmperf.reports.table import (
     overview,
 )
 from pytest_llmperf.reports.variants import side_by_side
+from pytest_llmperf.results import Result, Verdict
 
 NO_HISTORY = History()
 _SCRIPT, _STYLE = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("page.js", "page.css"))

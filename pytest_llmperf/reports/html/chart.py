@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pytest_llmperf.model import Verdict
+from pytest_llmperf.results import Verdict
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pytest_llmperf.model import Measurement, Result, Round, Row, Sample, quantile, split
+from pytest_llmperf.model import Measurement, Round, Sample, quantile, split
 from pytest_llmperf.reports.html.chart import Chart, axis, colour, label, short, thinned
 from pytest_llmperf.reports.table import row_name
+from pytest_llmperf.results import Result, Row
 from pytest_llmperf.units import milliseconds, percent, short_number
 
 _MOST_REQUESTS = 12
