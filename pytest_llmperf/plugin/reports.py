@@ -13,6 +13,7 @@ import pytest
 
 from pytest_llmperf.errors import ReportError
 from pytest_llmperf.plugin.config import REPORTS, report_file
+from pytest_llmperf.units import without_halves
 
 if TYPE_CHECKING:
     from pytest_llmperf.reports.run import Run
@@ -55,7 +56,7 @@ def write(files: Mapping[str, Path], run: Run) -> str:
             if name == "history":
                 _append(file, run)
             else:
-                _show(name, file, _text(name, run, files.get("history")))
+                _show(name, file, without_halves(_text(name, run, files.get("history"))))
         except ReportError as error:
             faults.append(f"--llmperf-{name} {error}")
         except OSError as error:
