@@ -127,15 +127,18 @@ def _medians(result: Result) -> dict[str, float]:
     return {row.metric: float(f"{row.value:.6g}") for row in rows if row.value is not None}
 
 
-def append(run: Run, place: Path) -> None:
-    """Add a run to the file, or in the folder to the file of its hardware.
+def append(run: Run, place: Path) -> bool:
+    """Add a run to the file, or in the folder to the file of its hardware; whether there was anything to add.
 
     Raises:
         ReportError: naming the file, and why nothing was added to it.
     """
-    for entry in entries_of(run):
+    entries = entries_of(run)
+    for entry in entries:
         file = place / f"{entry.hardware}{_ENDING}" if is_folder(place) else place
         try:
+            if file.exists() and not file.is_file():  # a pipe would be waited for, and a device read without end
+                raise ReportError(f"{file}: this is no file: nothing was added; name one")
             file.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(file.with_name(f".{file.name}.lock"), timeout=PATIENCE_S):
                 _add(file, _adapter.dump_json(entry) + b"\n")
@@ -144,6 +147,7 @@ def append(run: Run, place: Path) -> None:
             raise ReportError(f"{file}: {fault}: nothing was added") from None
         except OSError as error:
             raise ReportError(f"{error.filename or file}: {error.strerror or error}: nothing was added") from None
+    return bool(entries)
 
 
 def _add(file: Path, line: bytes) -> None:
