@@ -28,6 +28,8 @@ MOST = 1_000
 """Lines in a file: the runs of some years of a busy main branch, in some 10 MB."""
 PATIENCE_S = 30.0
 _ENDING = ".jsonl"
+_FIRST = b'{"began":"'
+"""How an entry begins."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ def append(run: Run, place: Path) -> bool:
 
 def _add(file: Path, line: bytes) -> None:
     lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
-    if lines and all(_parsed(each) is None for each in lines):
+    if lines and all(_parsed(each) is None for each in lines) and not _is_torn(lines):
         raise ReportError(f"{file}: this is no history of llmperf: nothing was added; name another file")
     if len(lines) < MOST:
         torn = b"\n" * bool(lines and not lines[-1].endswith(b"\n"))
@@ -167,6 +169,12 @@ def _add(file: Path, line: bytes) -> None:
         whole.replace(file)
     finally:
         whole.unlink(missing_ok=True)
+
+
+def _is_torn(lines: Sequence[bytes]) -> bool:
+    """Whether all there is is the beginning of an entry, whose writer was killed or found the disk full."""
+    first = lines[0]
+    return len(lines) == 1 and (first.startswith(_FIRST) or _FIRST.startswith(first))
 
 
 def is_folder(place: Path) -> bool:
