@@ -42,7 +42,10 @@ def differences(result: Result, basis: Basis | None) -> list[str]:
     """Where the verdicts of a result are not those that its basis comes to, in a line each."""
     if basis is None:
         return [f"{result.key}: the report does not hold what its verdicts rest on"]
-    anew = rejudge(basis)
+    try:
+        anew = rejudge(basis)
+    except Exception as error:  # of numbers and names that anybody may have changed
+        return [f"{result.key}: what its verdicts rest on makes no sense: {type(error).__name__}: {error}"]
     then, now = _verdicts(result), _verdicts(anew)
     return [
         f"{result.key}: {name}: reported {then.get(name, 'not')}, recomputed {now.get(name, 'not')}"

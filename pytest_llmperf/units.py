@@ -118,3 +118,8 @@ def how_ended(status: int) -> str:
         return f"with status {status}"
     name = signal.Signals(-status).name
     return f"by {name}{' (memory may have run out)' * (name == 'SIGKILL')}"
+
+
+def without_halves(text: str) -> str:
+    """Text that can be written: half a character, as a test may say, becomes marks of unknown ones."""
+    return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")

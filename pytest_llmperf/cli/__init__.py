@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from pytest_llmperf.errors import LlmperfError, UsageError
 from pytest_llmperf.options import OPTIONS, whole
+from pytest_llmperf.units import without_halves
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -354,7 +355,7 @@ def write_file(option: str, file: Path, text: str) -> None:
         LlmperfError: it cannot be written.
     """
     try:
-        file.write_text(text, encoding="utf-8")
+        file.write_text(without_halves(text), encoding="utf-8")
     except OSError as error:
         raise LlmperfError(f"{option} {file}: {error.strerror or error}") from None
 

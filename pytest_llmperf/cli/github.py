@@ -8,6 +8,7 @@ Both are told by their environment alone: `GATE_…` by the action, `GITHUB_…`
 
 from __future__ import annotations
 
+import http.client
 import io
 import json
 import os
@@ -39,7 +40,7 @@ def gate(environ: Mapping[str, str]) -> int:
     files = {name: folder / file for name, file in _REPORTS.items() if name in OPTIONS}
     reports = [f"{OPTIONS[name].flag}={file}" for name, file in files.items()]
     status = subprocess.run([sys.executable, "-m", "pytest", *_arguments(environ), *reports]).returncode
-    with Path(environ["GITHUB_OUTPUT"]).open("a", encoding="utf-8") as outputs:
+    with Path(_needed(environ, "GITHUB_OUTPUT")).open("a", encoding="utf-8") as outputs:
         outputs.write(f"reports={folder}\nstatus={status}\n")
     told = annotated(document.read(files["json"])) if files["json"].exists() else ""
     if status and not told:
@@ -67,40 +68,56 @@ def _arguments(environ: Mapping[str, str]) -> list[str]:
     return [*given, *asked, *([f"--llmperf-strict={strict}"] if strict else [])]
 
 
+def _needed(environ: Mapping[str, str], name: str) -> str:
+    """A variable that the runner or the action sets.
+
+    Raises:
+        UsageError: it is not set.
+    """
+    if name not in environ:
+        raise UsageError(f"{name} is not set: expected to be called by the action, in a job of GitHub Actions")
+    return environ[name]
+
+
 def comment(environ: Mapping[str, str]) -> int:
-    """Have one comment on the pull request that says how it stands; where that is not allowed, say so and no more."""
-    number = _event(environ).get("pull_request", {}).get("number")
-    report = Path(environ["GATE_REPORTS"], _REPORTS["markdown"])
-    if number is None or not report.exists():
-        print(command("no comment: there is no pull request, or no report", "llmperf", kind="notice"))
-        return 0
+    """Have one comment on the pull request that says how it stands; where that cannot be, say so and no more."""
+    report = Path(_needed(environ, "GATE_REPORTS"), _REPORTS["markdown"])
+    api, repository = _needed(environ, "GITHUB_API_URL"), _needed(environ, "GITHUB_REPOSITORY")
+    event, token = Path(_needed(environ, "GITHUB_EVENT_PATH")), _needed(environ, "GATE_TOKEN")
     mark = f"<!-- llmperf: {environ.get('GATE_NAME', '')} -->"
-    comments = f"{environ['GITHUB_API_URL']}/repos/{environ['GITHUB_REPOSITORY']}/issues/{number}/comments"
     try:
-        known = _known(comments, mark, environ["GATE_TOKEN"])
+        number = _number(json.loads(event.read_text(encoding="utf-8")))
+        if number is None or not report.exists():
+            print(command("no comment: there is no pull request, or no report", "llmperf", kind="notice"))
+            return 0
+        comments = f"{api}/repos/{repository}/issues/{number}/comments"
+        known = _known(comments, mark, token)
         method, url = ("PATCH", known) if known else ("POST", comments)
-        _call(url, environ["GATE_TOKEN"], method, {"body": f"{mark}\n{report.read_text(encoding='utf-8')}"})
+        _call(url, token, method, {"body": f"{mark}\n{report.read_text(encoding='utf-8')}"})
     except urllib.error.HTTPError as error:
         refused = error.code in (401, 403, 404)
         why = "its token may not, as that of a fork, or one without `pull-requests: write`" if refused else str(error)
         told = f"no comment from this job: {why}; the summary of the step has the report"
         print(command(told, "llmperf", kind="notice" if refused else "warning"))
-    except OSError as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         print(command(f"no comment from this job: {error}", "llmperf", kind="warning"))
     return 0
 
 
-def _event(environ: Mapping[str, str]) -> dict[str, Any]:
-    event: dict[str, Any] = json.loads(Path(environ["GITHUB_EVENT_PATH"]).read_text(encoding="utf-8"))
-    return event
+def _number(event: Any) -> Any:
+    """Of the pull request that an event is about; None where there is none."""
+    pull = event.get("pull_request") if isinstance(event, dict) else None
+    return pull.get("number") if isinstance(pull, dict) else None
 
 
 def _known(comments: str, mark: str, token: str) -> str:
     """The url of the comment that an earlier run has made."""
     page = 1
     while found := _call(f"{comments}?per_page={_PAGE}&page={page}", token):
+        if not isinstance(found, list):
+            raise ValueError(f"{comments} does not answer with a list")
         for each in found:
-            if each["body"].startswith(mark):
+            if (each.get("body") or "").startswith(mark):
                 return str(each["url"])
         if len(found) < _PAGE:
             return ""
@@ -128,7 +145,7 @@ def main() -> int:
         sys.stdout.reconfigure(encoding="utf-8")  # which the runner reads, whatever its machine writes
     try:
         return _COMMANDS[sys.argv[1]](os.environ)
-    except LlmperfError as error:
+    except (LlmperfError, OSError) as error:
         print(command(str(error), "llmperf"))
         return 4
 

@@ -72,7 +72,7 @@ def _workflow(labels: tuple[str, ...], device: str, folder: Path, top: Path) -> 
         "packages": " ".join(_packages(folder)),
         "index": _TORCH if device in ("auto", "cpu") else '""',
         "args": " ".join(["tests/performance", *given]),
-        "folder": inside if re.fullmatch(r"[\w./-]+", inside, re.ASCII) else json.dumps(inside),
+        "folder": inside if re.fullmatch(r"[\w./-]+", inside, re.ASCII) else json.dumps(inside, ensure_ascii=False),
     }
     text = _template("own.yml" if own else "hosted.yml")
     for name, value in values.items():

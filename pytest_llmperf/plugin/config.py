@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -90,11 +91,7 @@ def check_options(config: pytest.Config) -> None:
         from pytest_llmperf.profiling.traces import check_traces
 
         check_traces(traces, f"--llmperf-traces={option(config, 'traces')}")
-    for name in set(REPORTS) - {"history"}:
-        if (file := report_file(config, name)) is not None and file.is_dir():
-            raise UsageError(
-                f"--llmperf-{name.replace('_', '-')}={option(config, name)}: this is a folder, expected a file"
-            )
+    _check_reports(config)
     if option(config, "html"):
         from pytest_llmperf.reports.extra import check_html
 
@@ -105,6 +102,34 @@ def check_options(config: pytest.Config) -> None:
         _check_full_run(config)
     if names := option(config, "gate"):
         _check_metrics(names)
+
+
+def _check_reports(config: pytest.Config) -> None:
+    known: dict[str, str] = {}
+    for name in REPORTS:
+        if (file := report_file(config, name)) is None:
+            continue
+        asked = f"--llmperf-{name.replace('_', '-')}={option(config, name)}"
+        try:
+            is_folder = file.is_dir()
+        except OSError as error:  # its name is too long
+            raise UsageError(f"{asked}: {error.strerror or error}") from None
+        if is_folder and name != "history":
+            raise UsageError(f"{asked}: this is a folder, expected a file")
+        files = [file]
+        if name == "custom_json":
+            from pytest_llmperf.reports.custom import beside
+
+            files.append(beside(file))
+        for real in map(os.path.realpath, files):
+            if real in known and not _is_special(Path(real)):
+                raise UsageError(f"{known[real]} and {asked}: one would replace the other; name another file")
+            known[real] = asked
+
+
+def _is_special(file: Path) -> bool:
+    """Whether it is a device or a pipe: neither a file nor a folder, nor about to become one."""
+    return file.exists() and not file.is_file() and not file.is_dir()
 
 
 def _check_recording(config: pytest.Config) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from pytest_llmperf.errors import ReportError
 from pytest_llmperf.plugin.config import REPORTS, report_file
+from pytest_llmperf.units import without_halves
 
 if TYPE_CHECKING:
     from pytest_llmperf.reports.run import Run
@@ -43,30 +44,31 @@ def asked_for(config: pytest.Config) -> dict[str, Path]:
     return files
 
 
-def write(files: Mapping[str, Path], run: Run) -> str:
+def write(files: Mapping[str, Path], run: Run) -> tuple[list[Path], str]:
     """Write each of them; what is wrong with one does not cost the others.
 
     Returns:
-        What could not be written, and why.
+        What was written; what could not be, and why.
     """
-    faults = []
+    written, faults = [], []
     for name, file in files.items():
         try:
-            if name == "history":
-                _append(file, run)
-            else:
-                _show(name, file, _text(name, run, files.get("history")))
-        except ReportError as error:
-            faults.append(f"--llmperf-{name} {error}")
-        except OSError as error:
-            faults.append(f"--llmperf-{name.replace('_', '-')} {error.filename or file}: {error.strerror or error}")
-    return "; ".join(faults)
+            if name != "history":
+                _show(name, file, without_halves(_text(name, run, files.get("history"))))
+                written.append(file)
+            elif _append(file, run):
+                written.append(file)
+        except (ReportError, OSError) as error:
+            fault = f"{file}: {error.strerror or error}" if isinstance(error, OSError) else str(error)
+            faults.append(f"--llmperf-{name.removesuffix('_bigger').replace('_', '-')} {fault}")
+    return written, "; ".join(faults)
 
 
-def _append(history: Path, run: Run) -> None:
+def _append(history: Path, run: Run) -> bool:
+    """Whether there was anything to add."""
     from pytest_llmperf.reports.history import append
 
-    append(run, history)
+    return append(run, history)
 
 
 def _text(name: str, run: Run, history: Path | None) -> str:
@@ -83,8 +85,11 @@ def _text(name: str, run: Run, history: Path | None) -> str:
 def _show(name: str, file: Path, text: str) -> None:
     _write(file, text)
     if name == "markdown" and (summary := os.environ.get("GITHUB_STEP_SUMMARY")):
-        with Path(summary).open("a", encoding="utf-8") as page:
-            page.write(text)
+        try:
+            with Path(summary).open("a", encoding="utf-8") as page:
+                page.write(text)
+        except OSError as error:
+            raise ReportError(f"GITHUB_STEP_SUMMARY={summary}: {error.strerror or error}") from None
 
 
 def _writer(name: str) -> Callable[..., str]:
@@ -94,9 +99,13 @@ def _writer(name: str) -> Callable[..., str]:
 
 
 def _write(file: Path, text: str) -> None:
-    """Whole or not at all."""
+    """Whole or not at all; a link stays one, and so does a device or a pipe, which cannot be written beside."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    written = file.with_name(f".{file.name}.{os.getpid()}")
+    if file.exists() and not file.is_file():
+        file.write_text(text, encoding="utf-8")
+        return
+    file = Path(os.path.realpath(file))
+    written = file.with_name(f".{os.getpid()}.llmperf")
     try:
         written.write_text(text, encoding="utf-8")
         written.replace(file)

@@ -80,11 +80,10 @@ class Seen:
             self._report(session, files)
 
     def _report(self, session: pytest.Session, files: Mapping[str, Path]) -> None:
-        fault = write(files, self._run(session))
+        self._written, fault = write(files, self._run(session))
         if fault:
             self._fault = "; ".join(filter(None, [self._fault, fault]))
             session.exitstatus = max(session.exitstatus, pytest.ExitCode.TESTS_FAILED)
-        self._written = [file for file in files.values() if file.exists()]
 
     def _run(self, session: pytest.Session) -> Run:
         """All of it, for those who were not there."""

@@ -16,6 +16,8 @@ MOST = 10
 """Of a step; GitHub drops all others of its kind without a word."""
 _LONGEST = 4000
 """Characters of one; GitHub cuts at 4,096."""
+_LONGEST_TITLE = 255
+"""Of its title; GitHub refuses longer ones."""
 
 
 def written(run: Run) -> str:
@@ -39,7 +41,7 @@ def command(message: str, title: str, place: str = "", kind: str = "error") -> s
         kind: error, warning or notice.
     """
     file, _, line = place.rpartition(":")
-    named = {"file": file, "line": line, "title": title}
+    named = {"file": file, "line": line, "title": title[:_LONGEST_TITLE]}
     properties = ",".join(f"{name}={_property(text)}" for name, text in named.items() if text)
     return f"::{kind} {properties}::{_data(message[:_LONGEST])}"
 

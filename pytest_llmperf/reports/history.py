@@ -28,6 +28,8 @@ MOST = 1_000
 """Lines in a file: the runs of some years of a busy main branch, in some 10 MB."""
 PATIENCE_S = 30.0
 _ENDING = ".jsonl"
+_FIRST = b'{"began":"'
+"""How an entry begins."""
 
 
 @dataclass(frozen=True)
@@ -127,15 +129,18 @@ def _medians(result: Result) -> dict[str, float]:
     return {row.metric: float(f"{row.value:.6g}") for row in rows if row.value is not None}
 
 
-def append(run: Run, place: Path) -> None:
-    """Add a run to the file, or in the folder to the file of its hardware.
+def append(run: Run, place: Path) -> bool:
+    """Add a run to the file, or in the folder to the file of its hardware; whether there was anything to add.
 
     Raises:
         ReportError: naming the file, and why nothing was added to it.
     """
-    for entry in entries_of(run):
+    entries = entries_of(run)
+    for entry in entries:
         file = place / f"{entry.hardware}{_ENDING}" if is_folder(place) else place
         try:
+            if file.exists() and not file.is_file():  # a pipe would be waited for, and a device read without end
+                raise ReportError(f"{file}: this is no file: nothing was added; name one")
             file.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(file.with_name(f".{file.name}.lock"), timeout=PATIENCE_S):
                 _add(file, _adapter.dump_json(entry) + b"\n")
@@ -144,11 +149,12 @@ def append(run: Run, place: Path) -> None:
             raise ReportError(f"{file}: {fault}: nothing was added") from None
         except OSError as error:
             raise ReportError(f"{error.filename or file}: {error.strerror or error}: nothing was added") from None
+    return bool(entries)
 
 
 def _add(file: Path, line: bytes) -> None:
     lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
-    if lines and all(_parsed(each) is None for each in lines):
+    if lines and all(_parsed(each) is None for each in lines) and not _is_torn(lines):
         raise ReportError(f"{file}: this is no history of llmperf: nothing was added; name another file")
     if len(lines) < MOST:
         torn = b"\n" * bool(lines and not lines[-1].endswith(b"\n"))
@@ -163,6 +169,12 @@ def _add(file: Path, line: bytes) -> None:
         whole.replace(file)
     finally:
         whole.unlink(missing_ok=True)
+
+
+def _is_torn(lines: Sequence[bytes]) -> bool:
+    """Whether all there is is the beginning of an entry, whose writer was killed or found the disk full."""
+    first = lines[0]
+    return len(lines) == 1 and (first.startswith(_FIRST) or _FIRST.startswith(first))
 
 
 def is_folder(place: Path) -> bool:

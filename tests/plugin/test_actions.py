@@ -152,6 +152,9 @@ def test_baselines_are_committed_with_what_changed(tmp_path: Path, git_settings:
     assert message.startswith("baselines: as recorded from ")
     assert re.search(r"weights_mib +50 +60 +\+20.0 %", message)
     assert "1 updated" in message
+    stopped, token, told = re.split(r"::stop-commands::(\w{64})\n", job.log)
+    assert "1 updated" not in stopped
+    assert "1 updated" in told.partition(f"::{token}::")[0]
     changed = git(pushed, "diff", "--name-only", "main", "chat").split()
     assert changed == ["baselines/cpu-amd-epyc-2c/tests/test_chat.json", "baselines/exact-cpu/tests/test_chat.json"]
 

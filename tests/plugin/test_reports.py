@@ -249,6 +249,28 @@ def test_a_folder_is_no_file(suite: pytest.Pytester, flag: str) -> None:
     result.stderr.fnmatch_lines([f"ERROR: --llmperf-{flag}=here: this is a folder, expected a file"])
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("json=r", "markdown=./x/../r"),
+        ("json=c.bigger.json", "custom-json=c.json"),
+        ("markdown=h.jsonl", "history=h.jsonl"),
+        ("json=r", "markdown=link"),
+    ],
+)
+def test_no_report_replaces_another(pytester: pytest.Pytester, one: str, other: str) -> None:
+    (pytester.path / "link").symlink_to("r")
+    flags = (f"--llmperf-{one}", f"--llmperf-{other}")
+    with pytest.raises(pytest.UsageError, match=f"{flags[0]} and {flags[1]}: one would replace the other"):
+        pytester.parseconfigure(*flags)
+    assert pytester.parseconfigure("--llmperf-json=/dev/null", "--llmperf-markdown=/dev/null")
+
+
+def test_a_name_that_no_file_can_have_is_told_at_once(pytester: pytest.Pytester) -> None:
+    with pytest.raises(pytest.UsageError, match=r"^--llmperf-json=x+: File name too long$"):
+        pytester.parseconfigure(f"--llmperf-json={'x' * 300}")
+
+
 @pytest.mark.usefixtures("git_settings")
 def test_paths_are_where_they_are_meant_to_be(suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the command line from where pytest is called, of the ini file from rootdir; places from the top of all."""

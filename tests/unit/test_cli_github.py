@@ -94,3 +94,37 @@ def test_without_a_pull_request_nobody_is_asked(environ, tmp_path, capsys) -> No
     assert comment(comments, environ) == 0
     assert comments.asked == []
     assert "::notice title=llmperf::no comment" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("event", ["[]", '{"pull_request": null}', '{"pull_request": {}}'])
+def test_an_event_of_no_pull_request_has_no_comment(environ, tmp_path, capsys, event: str) -> None:
+    (tmp_path / "event.json").write_text(event)
+    assert github.comment({**environ, "GITHUB_API_URL": ""}) == 0
+    assert capsys.readouterr().out.startswith("::notice title=llmperf::no comment")
+
+
+@pytest.mark.parametrize("event", [b"{no", b"\xff", None])
+def test_an_event_that_cannot_be_read_fails_no_job(environ, tmp_path, capsys, event: bytes | None) -> None:
+    (tmp_path / "event.json").unlink() if event is None else (tmp_path / "event.json").write_bytes(event)
+    assert github.comment({**environ, "GITHUB_API_URL": ""}) == 0
+    assert capsys.readouterr().out.startswith("::warning title=llmperf::no comment from this job: ")
+
+
+def test_an_answer_that_makes_no_sense_fails_no_job(environ, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(github, "_call", lambda *_: {"message": "later"})
+    assert github.comment({**environ, "GITHUB_API_URL": "http://here"}) == 0
+    assert "warning title=llmperf::no comment from this job: http://here/repos/" in capsys.readouterr().out
+
+
+def test_a_comment_without_a_text_is_not_ours(monkeypatch) -> None:
+    monkeypatch.setattr(github, "_call", lambda *_: [{"body": None, "url": "1"}, {"body": "mark", "url": "2"}])
+    assert github._known("http://here", "mark", "secret") == "2"
+
+
+def test_outside_a_job_it_says_what_is_missing(environ, capsys, monkeypatch) -> None:
+    with pytest.raises(UsageError, match=r"^GITHUB_API_URL is not set: expected to be called by the action"):
+        github.comment(environ)
+    monkeypatch.setattr(github.sys, "argv", ["github", "gate"])
+    monkeypatch.setenv("RUNNER_TEMP", "/nonexistent")
+    assert github.main() == 4
+    assert capsys.readouterr().out.startswith("::error title=llmperf::")

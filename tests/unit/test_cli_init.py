@@ -71,6 +71,14 @@ def test_below_a_repository_the_workflow_is_written_at_its_top(tmp_path, monkeyp
     assert "git init" not in out
 
 
+def test_a_folder_may_have_any_name(tmp_path):
+    """YAML knows no pairs of escapes for one character, as JSON does."""
+    root = repository(tmp_path / "project")
+    folder = root / 'é \U0001f600 "x" $(id)'
+    assert main(["init", str(folder)]) == 0
+    assert gate(root)["working-directory"] == folder.name
+
+
 def test_what_exists_stays_as_it_is_and_is_named(tmp_path, capsys):
     for name in (TEST, WORKFLOW):
         (tmp_path / name).parent.mkdir(parents=True)

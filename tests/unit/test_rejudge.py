@@ -244,3 +244,11 @@ def test_nothing_but_the_report_is_consulted(tmp_path: Path, monkeypatch: pytest
 def test_a_smoke_run_has_no_verdict_to_recompute() -> None:
     found = limited(tpot_ms < 5)
     assert differences(judge(found, None, judged=False), basis_of(found, None, judged=False)) == []
+
+
+def test_what_makes_no_sense_is_told_and_ends_nothing(tmp_path: Path) -> None:
+    found, by = limited(tpot_ms < 10), gate(tmp_path)
+    result, basis = judge(found, by), basis_of(found, by)
+    (limit,) = basis.limits
+    odd = dataclasses.replace(basis, limits=(dataclasses.replace(limit, operator="is"),))
+    assert differences(result, odd) == [f"{KEY}: what its verdicts rest on makes no sense: KeyError: 'is'"]

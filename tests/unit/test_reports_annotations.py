@@ -57,6 +57,12 @@ def test_what_fails_otherwise_is_told_too() -> None:
     ]
 
 
+def test_a_long_title_is_cut_to_what_github_takes() -> None:
+    text = written(run(result(f"test_turn[{'%' * 1000}]", BROKEN)))
+    title = text.partition("title=")[2].partition("::")[0]
+    assert title == f"BROKEN test_turn[{'%25' * (255 - len('BROKEN test_turn['))}"
+
+
 @pytest.mark.parametrize("failing", [MOST - 1, MOST, MOST + 1, 3 * MOST])
 def test_there_are_no_more_than_github_shows_worst_first(failing: int) -> None:
     results = [result(f"test_{number}", REGRESSED) for number in range(failing - 1)]

@@ -204,3 +204,12 @@ def test_other_hardware_is_another_course() -> None:
 
 def test_metrics_that_are_no_more_are_left_out() -> None:
     assert series_of(course(1.0, 2.0, metric="words_per_minute"), KEY, "cpu-here") == []
+
+
+@pytest.mark.parametrize("length", [1, 5, 30])
+def test_of_a_first_run_that_was_killed_while_it_wrote_the_next_makes_a_history(tmp_path: Path, length: int) -> None:
+    file = tmp_path / "h.jsonl"
+    append(run("2026-01-01"), file)
+    file.write_bytes(file.read_bytes()[:length])
+    append(run("2026-01-02"), file)
+    assert days(file) == ["2026-01-02"]
