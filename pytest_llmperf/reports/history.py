@@ -249,7 +249,11 @@ def shifts(series: Series) -> list[Shift]:
     values = numpy.asarray(series.values, dtype=float)
     noise = 1.4826 * float(numpy.median(numpy.abs(numpy.diff(values)))) / math.sqrt(2)
     scale = max(noise, _LEAST_NOISE * float(numpy.median(numpy.abs(values)))) or 1.0
-    signal = median_filter(values, 3, mode="nearest") / scale
+    signal = median_filter(values, 3) / scale
+    signal[[0, -1]] = (
+        numpy.median(values[:3]) / scale,
+        numpy.median(values[-3:]) / scale,
+    )  # have one neighbour
     search = ruptures.KernelCPD(kernel="linear", min_size=_FEWEST).fit(signal.reshape(-1, 1))
     ends = [0, *map(int, search.predict(pen=_PENALTY * math.log(len(values))))]
     levels = [statistics.median(series.values[start:end]) for start, end in pairwise(ends)]
