@@ -242,7 +242,8 @@ class _AgainstStored(_Comparing):
         if hardware in elsewhere:
             return "the baseline is of another workload"
         others = f"; there is one for {', '.join(elsewhere)}" if elsewhere else ""
-        return f"no baseline for {hardware}{others}"
+        counts = "; counts alone were compared" if self.baseline.exact else ""
+        return f"no baseline for {hardware}{others}{counts}"
 
 
 def commit_to_confirm(evidence: Evidence, gate: Gate) -> tuple[str, str]:

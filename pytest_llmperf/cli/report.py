@@ -14,7 +14,7 @@ from pytest_llmperf.reports.annotations import written as annotated
 from pytest_llmperf.reports.extra import check_html
 from pytest_llmperf.reports.run import Run
 from pytest_llmperf.reports.table import counts
-from pytest_llmperf.reports.terminal import standard_output, summary
+from pytest_llmperf.reports.terminal import failure_text, standard_output, summary
 
 _WRITERS: Mapping[str, Callable[[Run], str]] = {
     "json": document.written,
@@ -68,6 +68,8 @@ def _is_standard_output(file: Path) -> bool:
 def _show(run: Run, verbosity: int) -> None:
     """As at the end of the run itself."""
     colour, width = standard_output()
+    for result in run.failing:
+        print(f"{failure_text(result, width)}\n")
     print(summary(run.results, width, colour, verbosity, run.recorded) if run.results else counts([]), flush=True)
     for test, why in run.failures.items():
         print(f"failed, and not by a verdict: {test}: {why}")

@@ -161,6 +161,8 @@ class Running:
         if ended and call.excinfo is not None:
             _tell_profiles(item)
         report = yield
+        if shown and (crash := getattr(report.longrepr, "reprcrash", None)) is not None:
+            crash.message = crash.message.partition("\n")[0]  # which a CI's short summary repeats whole, and JUnit
         if results:
             of_test = {**variant_of(item), "parameters": parameters_of(item)}
             report.llmperf = [{**plain(result), **of_test} for result in results]  # type: ignore[attr-defined]  # reports take extras

@@ -238,6 +238,8 @@ def series_of(history: History, key: str, hardware: str) -> list[Series]:
 
 _FEWEST = 3
 """Runs on each side of a change point: of fewer none is to be told from a bad day."""
+FEWEST_RUNS = 2 * _FEWEST
+"""In which a change point can be seen."""
 _PENALTY = 5.0
 """Of a change point, in log(n) squares of the noise. Simulated, of series of 20 to 200 runs without one at most 3 in
 100 have any (normal, or Student's with 3 degrees of freedom); of steps of 5 standard deviations 99 in 100 are found."""
@@ -250,7 +252,7 @@ def shifts(series: Series) -> list[Shift]:
 
     What one run alone has measured counts for nothing, and the noise is that from run to run, which no step adds to.
     """
-    if len(series.values) < 2 * _FEWEST:
+    if len(series.values) < FEWEST_RUNS:
         return []
     import numpy
     import ruptures
@@ -259,7 +261,11 @@ def shifts(series: Series) -> list[Shift]:
     values = numpy.asarray(series.values, dtype=float)
     noise = 1.4826 * float(numpy.median(numpy.abs(numpy.diff(values)))) / math.sqrt(2)
     scale = max(noise, _LEAST_NOISE * float(numpy.median(numpy.abs(values)))) or 1.0
-    signal = median_filter(values, 3, mode="nearest") / scale
+    signal = median_filter(values, 3) / scale
+    signal[[0, -1]] = (
+        numpy.median(values[:3]) / scale,
+        numpy.median(values[-3:]) / scale,
+    )  # have one neighbour
     search = ruptures.KernelCPD(kernel="linear", min_size=_FEWEST).fit(signal.reshape(-1, 1))
     ends = [0, *map(int, search.predict(pen=_PENALTY * math.log(len(values))))]
     levels = [statistics.median(series.values[start:end]) for start, end in pairwise(ends)]

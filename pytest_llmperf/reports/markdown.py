@@ -34,7 +34,8 @@ def written(run: Run) -> str:
     blocks = [_heading(run, failing), *_failures(run), *map(_failing, failing[:_MOST_FAILING])]
     if len(failing) > _MOST_FAILING:
         blocks.append(f"and {len(failing) - _MOST_FAILING} more that fail, in the table of all")
-    blocks += [f"- {_escaped(line)}" for line in _told(run)]
+    if told := _told(run):
+        blocks.append("\n".join(["**To know:**", "", *(f"- {_escaped(line)}" for line in told)]))
     blocks += [_folded("Variants", map(_table, tables)) for tables in [side_by_side(run.results)] if tables]
     if run.recorded is not None and (table := changed(run.recorded)).rows:
         blocks.append(_folded("What was recorded", [_table(table)]))
@@ -67,10 +68,10 @@ def _failures(run: Run) -> list[str]:
 def _failing(result: Result) -> str:
     table = details(result, judged_only=True)
     told = [line for reason in explained(result) for line in _reason(reason)]
-    lines = [*told, *(f"- {_escaped(line)}" for line in advice(result))]
+    lines = [*_notes(table), *told, *(f"- {_escaped(line)}" for line in advice(result))]
     verdict = result.verdict.value if result.verdict else ""
     title = f"#### {verdict} `{_code(table.title)}`\n\n{_escaped(table.subtitle)}"
-    return "\n\n".join([title, _table(table, titled=False), *(["\n".join(lines)] if lines else [])])
+    return "\n\n".join([title, _rows(table), *(["\n".join(lines)] if lines else [])])
 
 
 def _reason(table: Table) -> list[str]:
@@ -88,17 +89,24 @@ def _told(run: Run) -> list[str]:
     return [*(remarks(recorded) if recorded else []), *([] if recorded and recorded.done else hints(run.results))]
 
 
-def _table(table: Table, *, titled: bool = True) -> str:
+def _table(table: Table) -> str:
+    parts = [f"**{_escaped(table.title)}**" if table.title else "", _escaped(table.subtitle), _rows(table)]
+    return "\n\n".join(filter(None, [*parts, "\n".join(_notes(table))]))
+
+
+def _notes(table: Table) -> list[str]:
+    return [f"- {_escaped(note)}" for note in table.notes]
+
+
+def _rows(table: Table) -> str:
     """Columns that say nothing are left out."""
     shown = [number for number in range(len(table.columns)) if any(_says(row[number]) for row in table.rows)]
     columns = [table.columns[number] for number in shown]
-    lines = [f"**{_escaped(table.title)}**", ""] if titled and table.title else []
-    lines += [f"{_escaped(table.subtitle)}", ""] if titled and table.subtitle else []
-    lines.append(_line(_escaped(column.name) for column in columns))
-    lines.append(_line("--:" if column.right else "---" for column in columns))
-    lines += [_line(_cell(row[number]) for number in shown) for row in table.rows]
-    notes = [f"- {_escaped(note)}" for note in table.notes]
-    return "\n".join([*lines, *([""] if notes else []), *notes])
+    lines = [
+        _line(_escaped(column.name) for column in columns),
+        _line("--:" if column.right else "---" for column in columns),
+    ]
+    return "\n".join([*lines, *(_line(_cell(row[number]) for number in shown) for row in table.rows)])
 
 
 def _says(cell: Cell) -> bool:

@@ -58,17 +58,14 @@ class Table:
     notes: list[str] = field(default_factory=list)
 
 
-_OVERVIEW = (
-    Column("test"),
-    Column("tokens", right=True),
-    Column("cold_ttft_ms", right=True, spare=True),
-    Column("ttft_ms", right=True),
-    Column("tpot_ms", right=True),
-    Column("tokens/s", right=True, spare=True),
-    Column("peak MiB", right=True),
-    Column("verdict"),
-)
-_SHOWN = ("cold_ttft_ms", "ttft_ms", "tpot_ms", "output_tokens_per_s", "peak_memory_mib")
+_BEFORE = (Column("test"), Column("tokens", right=True))
+_FIGURES = {
+    "cold_ttft_ms": Column("cold_ttft_ms", right=True, spare=True),
+    "ttft_ms": Column("ttft_ms", right=True),
+    "tpot_ms": Column("tpot_ms", right=True),
+    "output_tokens_per_s": Column("tokens/s", right=True, spare=True),
+    "peak_memory_mib": Column("peak MiB", right=True),
+}
 _DETAILS = (
     Column("metric"),
     Column("measured", right=True),
@@ -91,13 +88,16 @@ _GROWN = (Column("operator"), Column("time", right=True), Column("calls", right=
 
 
 def overview(results: Sequence[Result]) -> list[Table]:
-    """One table per test module, a row per measurement."""
+    """One table per test module, a row per measurement. A column that can be spared is there if a figure of it is."""
+    every = [{row.metric: row.value for row in result.rows if row.statistic == "median"} for result in results]
+    known = {metric for medians in every for metric, value in medians.items() if value is not None}
+    shown = {name: column for name, column in _FIGURES.items() if name in known or not column.spare}
+    columns = (*_BEFORE, *shown.values(), Column("verdict"))
     tables: dict[str, Table] = {}
-    for result in results:
+    for result, medians in zip(results, every, strict=True):
         module, _, name = result.key.partition("::")
-        table = tables.setdefault(module, Table(module, "", _OVERVIEW))
-        medians = {row.metric: row.value for row in result.rows if row.statistic == "median"}
-        figures = [figure(medians.get(metric)) for metric in _SHOWN]
+        table = tables.setdefault(module, Table(module, "", columns))
+        figures = [figure(medians.get(metric)) for metric in shown]
         verdict = verdict_cell(result.verdict)
         if result.expected_to_fail or result.quiet or (result.verdict is Verdict.REGRESSED and not result.fails):
             verdict = dataclasses.replace(verdict, verdict=None, dim=True)
@@ -361,6 +361,7 @@ def hints(results: Sequence[Result], update: str = UPDATE) -> list[str]:
     stored = [result for result in results if not result.against]
     if new := dict.fromkeys(result.new for result in stored if result.new):
         lines.append(f"NEW: {'; '.join(new)} ({update} records what is measured)")
+    lines += _partly_new(stored, update)
     lines += [f"NEW: {result.key}: {result.new}" for result in results if result.against and result.new]
     if any(result.verdict is Verdict.IMPROVED for result in stored):
         lines.append(f"IMPROVED: {update} makes it the baseline")
@@ -375,6 +376,21 @@ def hints(results: Sequence[Result], update: str = UPDATE) -> list[str]:
     noisy = [result for result in results if not result.unconfirmed and any(_is_noisy(row) for row in result.rows)]
     lines += dict.fromkeys(SURER if result.against else SMALLER for result in noisy if not result.disturbed)
     return [*lines, *_disturbed(results)]
+
+
+def _partly_new(results: Sequence[Result], update: str) -> list[str]:
+    """What tests lack that are NEW although they have a baseline, as one of counts alone; and that the rest held."""
+    partly = [result for result in results if result.verdict is Verdict.NEW and not result.new]
+    rows = [row for result in partly for row in result.rows if row.comparison is not None]
+    if not rows:
+        return []
+    names = ", ".join(dict.fromkeys(row_name(row) for row in rows if _is_new(row)))
+    where = partly[0].key if len(partly) == 1 else f"{len(partly)} tests"
+    return [f"NEW: {where}: no baseline of {names}; all else was compared and is no worse ({update} records it)"]
+
+
+def _is_new(row: Row) -> bool:
+    return row.comparison is not None and row.comparison.verdict is Verdict.NEW
 
 
 def _noted(results: Sequence[Result]) -> list[str]:

@@ -65,6 +65,16 @@ def test_a_broken_limit_is_told_without_a_traceback(suite: pytest.Pytester) -> N
     assert "llm.measure()" not in text, "the body of the test explains nothing"
 
 
+def test_in_ci_the_short_summary_says_it_in_a_line(suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CI", "true")  # where pytest does not cut what a failure says
+    suite.makepyfile(HEAD + "@llm_perf(NEVER, model=FAST)\ndef test_chat(llm):\n    llm.measure()\n")
+    out = suite.runpytest().stdout.str()
+    [line, end] = out.partition("= short test summary info =")[2].splitlines()[1:]
+    assert line.startswith("FAILED ")
+    assert line.endswith(" (limit < 1e-09)")
+    assert "1 failed" in end
+
+
 def test_every_broken_limit_of_a_test_is_named(suite: pytest.Pytester) -> None:
     suite.makepyfile(
         HEAD

@@ -50,7 +50,7 @@ def summary(result: pytest.RunResult) -> list[str]:
 def test_by_default_the_run_ends_with_a_row_per_measurement(suite: pytest.Pytester) -> None:
     lines = summary(run(suite, MIXED))
     assert lines[0] == "test_chat.py"
-    assert lines[1].split() == ["test", "tokens", "cold_ttft_ms", "ttft_ms", "tpot_ms", "peak", "MiB", "verdict"]
+    assert lines[1].split() == ["test", "tokens", "ttft_ms", "tpot_ms", "tokens/s", "peak", "MiB", "verdict"]
     rows = [line.split() for line in lines[3:7]]
     assert [(row[0], row[1], row[-1]) for row in rows] == [
         ("test_good", "8→4", "NEW"),

@@ -63,7 +63,9 @@ def test_the_tables_are_shown_again(run: Any, kept: Path) -> None:
 def test_what_failed_fails_it(run: Any, broken: Path) -> None:
     status, out, _ = run(broken)
     assert status == 1
-    assert "1 measured: 1 broken" in out
+    assert out.startswith("BROKEN tpot_ms ")
+    assert "(limit < 5)\n" in out
+    assert out.index(f"\n{KEY}::long\n") < out.index("1 measured: 1 broken")
     assert out.endswith("failed, and not by a verdict: b.py::test_b: OSError: gone\n")
 
 

@@ -107,3 +107,13 @@ def test_a_broken_limit_on_a_share_says_of_what() -> None:
     broken, held = (row for row in judge(evidence, None).rows if row.metric == "mbu")
     assert re.match(r"decode reads weights and cache at .* of this machine's bandwidth", broken.note)
     assert held.note == ""
+
+
+def test_a_test_of_which_counts_alone_are_stored_says_that_they_were_compared(tmp_path: Path) -> None:
+    elsewhere = judged(tmp_path, measured(1), measured(1, hardware="cpu-other-4c"))
+    others = "no baseline for cpu-other-4c; there is one for cpu-amd-epyc-2c"
+    assert elsewhere.new == f"{others}; counts alone were compared"
+    for file in tmp_path.glob("exact-cpu/**/*.json"):
+        file.unlink()
+    without = judge(Evidence(KEY, measured(1, hardware="cpu-other-4c"), Settings()), Gate(Store(tmp_path)))
+    assert without.new == others

@@ -184,6 +184,13 @@ def test_one_bad_run_is_no_step() -> None:
     assert found(*[8.0, 8.1, 7.9, 8.05] * 3, 30.0, *[8.0, 8.1, 7.9, 8.05] * 3) == []
 
 
+@pytest.mark.parametrize("place", [0, 1, -2, -1])
+def test_one_bad_run_at_either_end_is_no_step(place: int) -> None:
+    values = [8.0, 8.1, 7.9, 8.05] * 3
+    values[place] = 12.0
+    assert found(*values) == []
+
+
 def test_few_runs_have_no_steps() -> None:
     assert found(8.0, 8.0, 16.0, 16.0, 16.0) == []
 

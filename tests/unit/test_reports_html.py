@@ -197,6 +197,29 @@ def test_a_result_whose_measurement_is_not_known_has_its_tables() -> None:
     assert "ttft_ms" in page.said("th")
 
 
+@pytest.mark.parametrize(
+    ("runs", "title", "told"),
+    [
+        (1, "Through 1 run", "Change points can be seen from 6 runs on."),
+        (5, "Through 5 runs", "Change points can be seen from 6 runs on."),
+        (6, "Through 6 runs", "No metric has a change point."),
+    ],
+)
+def test_of_few_runs_it_is_not_said_that_nothing_changed(runs: int, title: str, told: str) -> None:
+    entry = Entry("2026-01-02T03:04:05+00:00", "cpu-x", {CALM: Point({"ttft_ms": 1.0})})
+    page = Page(html.written(run_of(result()), History((entry,) * runs)))
+    assert title in page.said("h2")
+    assert told in page.said("p")
+
+
+def test_a_remark_is_folded_where_it_has_no_room() -> None:
+    compared = Comparison(Verdict.REGRESSED, 1.0, 0.5, note="tolerance 1 %; 2 processes")
+    row = Row("peak_memory_mib", "median", "MiB", 1.5, verdict=Verdict.REGRESSED, comparison=compared)
+    text = html.written(run_of(result(CALM, None, row)))
+    assert '<td class="dim spare remark">' in text
+    assert "td.remark { white-space: normal; }" in text
+
+
 # Charts of one measurement
 
 
@@ -266,6 +289,7 @@ def test_prompts_and_answers_of_several_lengths_are_a_map() -> None:
     drawn = across.heat_maps(grid((8, 4), (16, 4), (8, 6)), "ttft_ms")
     assert [(each.data[0]["x"], each.data[0]["y"]) for each in drawn] == [(["8", "16"], ["4", "6"])]
     assert drawn[0].data[0]["z"][1][1] is None
+    assert re.fullmatch(r"8 → 4: \S+ ms, 8 → 6: \S+ ms, 16 → 4: \S+ ms\.", drawn[0].told)
 
 
 def test_one_length_alone_is_no_map() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -80,6 +81,22 @@ def test_why_it_grew_is_told_as_a_list() -> None:
     assert "- where the time went, decode, ms per token\n  - `aten::copy_` 0.100 → 0.710 · 24 → 48 calls\n" in text
     assert "- hint: a \\`cast\\` per token\n- since the baseline: torch 2.12 → 2.13\n" in text
     assert "- to accept this: pytest tests/test\\_chat.py::test\\_turn --llmperf-update" in text
+
+
+def test_lists_have_no_blank_line_between_their_points() -> None:
+    told = Explanation({"decode": (Grown("aten::copy_", (24, 48), (0.1, 0.71)),)}, ("a cast per token",))
+    gone = Comparison(Verdict.REGRESSED, 1.0, None, None, "no longer measured: generate() returned no cache")
+    lost = Row("kv_cache_mib", "median", "MiB", None, verdict=Verdict.REGRESSED, comparison=gone)
+    text = page(
+        result(REGRESSED, lost, explanation=told),
+        result(key="a.py::test_a", new="no baseline"),
+        result(key="b.py::test_b", notes=("one chunk held several tokens",)),
+    )
+    assert text.count("\n- ") > 4
+    tokens = MarkdownIt("commonmark", {"html": True}).enable("table").parse(text)
+    points = [after for token, after in pairwise(tokens) if token.type == "list_item_open"]
+    assert points
+    assert all(point.hidden for point in points)
 
 
 HOSTILE = [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from pytest_llmperf.model import Workload
@@ -246,3 +248,17 @@ def test_what_is_no_longer_measured_is_said_once() -> None:
         "REGRESSED kv_cache_mib 0.879 MiB in the baseline, no longer measured: the model returns no cache"
     )
     assert "0.879 MiB in base, no longer" in failure(_result(row, against="1234567 (main)"))
+
+
+def test_what_is_new_in_a_test_that_has_a_baseline_is_named_and_that_the_rest_held() -> None:
+    absent = Comparison(Verdict.NEW, note="not in the baseline")
+    rows = [Row(name, "median", "ms", 2.0, verdict=Verdict.NEW, comparison=absent) for name in ("ttft_ms", "tpot_ms")]
+    rows.append(Row("weights_mib", "median", "MiB", 7.0, verdict=Verdict.OK, comparison=Comparison(Verdict.OK, 7.0)))
+    told = "no baseline of ttft_ms, tpot_ms; all else was compared and is no worse (pytest --llmperf-update records it)"
+    some = _result(*rows)
+    assert hints([some]) == [f"NEW: {some.key}: {told}"]
+    assert hints([some, some]) == [f"NEW: 2 tests: {told}"]
+    assert hints([dataclasses.replace(some, new="no baseline for cpu-x")]) == [
+        "NEW: no baseline for cpu-x (pytest --llmperf-update records what is measured)"
+    ]
+    assert hints([dataclasses.replace(some, against="main")]) == []

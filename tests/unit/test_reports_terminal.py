@@ -99,8 +99,15 @@ def test_every_verdict_can_be_shown_in_colour(verdict: Verdict) -> None:
 
 @pytest.mark.parametrize(("width", "shown"), [(66, 0), (80, 1), (120, 2)])
 def test_less_important_columns_are_shown_where_there_is_room(width: int, shown: int) -> None:
-    header = summary([CHAT], width, False, 0).splitlines()[1].split()
+    cold = dataclasses.replace(CHAT, rows=(Row("cold_ttft_ms", "median", "ms", 31.4), *CHAT.rows))
+    header = summary([cold], width, False, 0).splitlines()[1].split()
     assert [name for name in header if name in ("cold_ttft_ms", "tokens/s")] == ["cold_ttft_ms", "tokens/s"][:shown]
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_column_without_a_figure_takes_no_room_from_one_that_has_some(width: int) -> None:
+    header = summary([CHAT], width, False, 0).splitlines()[1].split()
+    assert header == ["test", "tokens", "ttft_ms", "tpot_ms", "tokens/s", "peak", "MiB", "verdict"]
 
 
 @pytest.mark.parametrize("width", [80, 120])
@@ -127,7 +134,7 @@ def test_quietly_the_summary_is_one_line() -> None:
 def test_ordinarily_the_summary_is_a_row_per_measurement() -> None:
     text = summary(RESULTS, 120, False, 0)
     row = next(line for line in text.splitlines() if "test_turn" in line)
-    assert row.split() == ["test_turn", "512→128", "–", "12.1", "8.93", "1,235", "4,000", "BROKEN"]
+    assert row.split() == ["test_turn", "512→128", "12.1", "8.93", "1,235", "4,000", "BROKEN"]
     assert "tests/test_chat.py" in text.splitlines()
     assert "measured   unit" not in text
     assert text.splitlines()[-1] == COUNTS

@@ -20,7 +20,7 @@ from pytest_llmperf.baselines.basis import Basis
 from pytest_llmperf.metrics import CATALOGUE
 from pytest_llmperf.model import Profile
 from pytest_llmperf.profiling.roofline import findings
-from pytest_llmperf.reports.history import History, Series, Shift, series_of, shifts
+from pytest_llmperf.reports.history import FEWEST_RUNS, History, Series, Shift, series_of, shifts
 from pytest_llmperf.reports.html import across, single
 from pytest_llmperf.reports.html.chart import Chart, colour
 from pytest_llmperf.reports.profile import profile_tables
@@ -107,6 +107,7 @@ def written(run: Run, history: History = NO_HISTORY) -> str:
             sections=sections,
             across=together,
             history=history,
+            fewest_runs=FEWEST_RUNS,
             shifts=_shifts([shift for each in found.values() for shift in each]),
             figures=_packed(json.dumps([chart.figure for chart in drawn])),
             plotly=_packed(get_plotlyjs()),

@@ -164,7 +164,7 @@ def heat_maps(run: Run, metric: str) -> list[Chart]:
             _place(r, ("prompt_tokens", "output_tokens")): row.value for r in results if (row := _median(r, metric))
         }
         cells = [[values.get((prompt, output)) for prompt in prompts] for output in outputs]
-        told = ", ".join(f"{p} → {o} {short_number(v)} ms" for (p, o), v in sorted(values.items()) if v is not None)
+        told = ", ".join(f"{p} → {o}: {short_number(v)} ms" for (p, o), v in sorted(values.items()) if v is not None)
         data = [
             {
                 "type": "heatmap",
