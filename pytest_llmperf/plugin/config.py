@@ -92,9 +92,7 @@ def check_options(config: pytest.Config) -> None:
         check_traces(traces, f"--llmperf-traces={option(config, 'traces')}")
     for name in set(REPORTS) - {"history"}:
         if (file := report_file(config, name)) is not None and file.is_dir():
-            raise UsageError(
-                f"--llmperf-{name.replace('_', '-')}={option(config, name)}: this is a folder, expected a file"
-            )
+            raise UsageError(f"{OPTIONS[name].flag}={option(config, name)}: this is a folder, expected a file")
     if option(config, "html"):
         from pytest_llmperf.reports.extra import check_html
 

@@ -7,7 +7,6 @@ beside it `customBiggerIsBetter`. Between them and pytest-benchmark's, every met
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 from pytest_llmperf.metrics import CATALOGUE, Better
 from pytest_llmperf.reports.benchmark import full_name, is_duration, medians
@@ -25,11 +24,6 @@ def smaller(run: Run) -> str:
 def bigger(run: Run) -> str:
     """Rates and shares that are better when bigger."""
     return _written(run, Better.HIGHER)
-
-
-def beside(file: Path) -> Path:
-    """Where what is better when bigger goes: `custom.json` → `custom.bigger.json`."""
-    return file.with_name(f"{file.stem}.bigger{file.suffix}")
 
 
 def _written(run: Run, better: Better) -> str:

@@ -13,10 +13,11 @@ import pytest
 
 from pytest_llmperf.plugin.benchmark import publishing_flags
 from pytest_llmperf.plugin.child import CHILD, Child, resolved_options
-from pytest_llmperf.plugin.reports import asked_for
+from pytest_llmperf.plugin.reports import asked_for, write
 from pytest_llmperf.reports import document
 from pytest_llmperf.reports.run import Run
 from pytest_llmperf.reports.table import overview
+from pytest_llmperf.reports.writers import all_files
 from pytest_llmperf.results import Verdict
 from tests.plugin.stored import TURN, Stored
 from tests.plugin.suites import HEAD
@@ -239,6 +240,13 @@ def test_a_report_that_cannot_be_written_fails_the_run_and_costs_no_other(suite:
     result.stdout.fnmatch_lines(["llmperf: wrote */deep/er/r.md", "llmperf: --llmperf-json */test_chat.py*: *"])
     assert (suite.path / "deep" / "er" / "r.md").read_text().startswith("### ")
     assert [file.name for file in (suite.path / "deep" / "er").iterdir()] == ["r.md"]
+
+
+def test_the_second_file_of_an_option_is_missed_in_the_name_of_that_option(tmp_path: Path) -> None:
+    (tmp_path / "c.bigger.json").mkdir()
+    fault = write(all_files({"custom_json": tmp_path / "c.json"}), Run("2026"))
+    assert fault.startswith(f"--llmperf-custom-json {tmp_path}/")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["c.bigger.json", "c.json"]
 
 
 @pytest.mark.parametrize("flag", ["json", "markdown", "custom-json"])
