@@ -122,8 +122,8 @@ def junit(file: Path) -> dict[str, tuple[str, dict[str, str], str]]:
 
 
 @pytest.mark.parametrize("spread", [(), ("-n2", "--dist=loadgroup")], ids=["alone", "xdist"])
-def test_junit_markdown_and_json_of_one_run_agree(suite: pytest.Pytester, spread: tuple[str, ...]) -> None:
-    written = run(suite, MIXED, *spread)
+def test_all_reports_of_one_run_agree(suite: pytest.Pytester, spread: tuple[str, ...]) -> None:
+    written = run(suite, MIXED, "--llmperf-html=r.html", "--llmperf-history=h.jsonl", *spread)
     tests = {name.partition("@slow")[0]: told for name, told in junit(suite.path / "r.xml").items()}
     results = {result.key: result for result in written.run.results}
     failing = {key for key, result in results.items() if result.fails and not result.expected_to_fail}
@@ -166,6 +166,14 @@ def test_junit_markdown_and_json_of_one_run_agree(suite: pytest.Pytester, spread
     assert written.markdown.startswith("### ❌ llmperf: 7 measured: 3 broken (1 expected), 4 new\n")
     assert "7 measured: 3 broken (1 expected), 4 new" in written.text
     assert f"All that was measured ({len(results)})" in written.markdown
+
+    # In the page and the history, too, each once
+    page = (suite.path / "r.html").read_text(encoding="utf-8")
+    assert sorted(re.findall(r"<h3>(.*)</h3>", page)) == sorted(results)
+    [entry] = map(json.loads, (suite.path / "h.jsonl").read_text(encoding="utf-8").splitlines())
+    assert {key: each["verdict"] for key, each in entry["results"].items()} == {
+        key: result.verdict for key, result in results.items()
+    }
 
     # And the places where they stand
     lines = (suite.path / "test_chat.py").read_text().splitlines()
