@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 
 from pytest_llmperf.metrics import CATALOGUE, Better
-from pytest_llmperf.reports.benchmark import full_name, is_duration, medians
+from pytest_llmperf.reports.benchmark import full_name, is_duration
 from pytest_llmperf.reports.run import Run
 from pytest_llmperf.reports.table import subtitle
 from pytest_llmperf.results import Result, Row
@@ -30,7 +30,7 @@ def _written(run: Run, better: Better) -> str:
     records = [
         _record(result, row)
         for result in run.results
-        for row in medians(result)
+        for row in result.medians.values()
         if CATALOGUE[row.metric].better is better and not is_duration(CATALOGUE[row.metric])
     ]
     return json.dumps(records, ensure_ascii=False, indent=1) + "\n"

@@ -123,8 +123,8 @@ def entries_of(run: Run) -> list[Entry]:
 
 
 def _medians(result: Result) -> dict[str, float]:
-    rows = [row for row in result.rows if row.statistic == "median" and CATALOGUE[row.metric].kind is not Kind.REPORT]
-    return {row.metric: float(f"{row.value:.6g}") for row in rows if row.value is not None}
+    kept = [row for name, row in result.medians.items() if CATALOGUE[name].kind is not Kind.REPORT]
+    return {row.metric: float(f"{row.value:.6g}") for row in kept}
 
 
 def append(run: Run, place: Path) -> None:

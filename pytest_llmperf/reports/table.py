@@ -96,8 +96,8 @@ def overview(results: Sequence[Result]) -> list[Table]:
     for result in results:
         module, _, name = result.key.partition("::")
         table = tables.setdefault(module, Table(module, "", _OVERVIEW))
-        medians = {row.metric: row.value for row in result.rows if row.statistic == "median"}
-        figures = [figure(medians.get(metric)) for metric in _SHOWN]
+        medians = result.medians
+        figures = [figure(medians[metric].value if metric in medians else None) for metric in _SHOWN]
         verdict = verdict_cell(result.verdict)
         if result.expected_to_fail or result.quiet or (result.verdict is Verdict.REGRESSED and not result.fails):
             verdict = dataclasses.replace(verdict, verdict=None, dim=True)
@@ -149,10 +149,10 @@ def _grown(phase: str, rows: Sequence[Grown]) -> Table:
 
 def beside_profile(result: Result) -> list[str]:
     """What else a reader of its operators should know."""
-    tpot = [row.value for row in result.rows if row.metric == "tpot_ms" and row.statistic == "median" and row.value]
+    tpot = result.medians.get("tpot_ms")
     grown = bool(result.explanation and result.explanation.grown)
     return [
-        *(f"without it tpot_ms is {short_number(value)}" for value in tpot[:1]),
+        *([f"without it tpot_ms is {short_number(tpot.value)}"] if tpot and tpot.value else []),
         *(["what grew is told by all processes, this is one of them"] if grown else []),
     ]
 
