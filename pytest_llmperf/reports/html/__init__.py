@@ -20,12 +20,13 @@ from pytest_llmperf.baselines.basis import Basis
 from pytest_llmperf.metrics import CATALOGUE
 from pytest_llmperf.model import Profile
 from pytest_llmperf.profiling.roofline import findings
-from pytest_llmperf.reports.history import History, Series, Shift, series_of, shifts
+from pytest_llmperf.reports.history import History
 from pytest_llmperf.reports.html import across, single
 from pytest_llmperf.reports.html.chart import Chart, colour
 from pytest_llmperf.reports.profile import profile_tables
 from pytest_llmperf.reports.recorded import changed, counted, lines_below
 from pytest_llmperf.reports.run import Run
+from pytest_llmperf.reports.shifts import Series, Shift, series_of, shifts
 from pytest_llmperf.reports.table import (
     NOT_JUDGED,
     Cell,

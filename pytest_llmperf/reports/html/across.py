@@ -12,10 +12,10 @@ from pytest_llmperf.demand import decode_bytes, prefill_bytes, prefill_flops
 from pytest_llmperf.metrics import CATALOGUE
 from pytest_llmperf.model import Measurement, Unknown, Workload
 from pytest_llmperf.profiling.roofline import Floor, roofline
-from pytest_llmperf.reports.history import Series, Shift
 from pytest_llmperf.reports.html.chart import Chart, axis, label, short
 from pytest_llmperf.reports.html.single import bars
 from pytest_llmperf.reports.run import Run
+from pytest_llmperf.reports.shifts import Series, Shift
 from pytest_llmperf.reports.table import shape
 from pytest_llmperf.results import Result
 from pytest_llmperf.units import percent, short_number
