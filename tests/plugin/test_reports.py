@@ -185,6 +185,25 @@ def test_all_reports_of_one_run_agree(suite: pytest.Pytester, spread: tuple[str,
         assert any(f"def {name}" in text for text in lines[int(line) - 1 : int(line) + 3])
 
 
+def test_what_was_expected_to_fail_and_fails_otherwise_is_a_failure(suite: pytest.Pytester) -> None:
+    text = f"""
+@pytest.fixture
+def torn_down():
+    yield
+    raise OSError("the device is gone")
+
+
+@llm_perf(ttft_ms < 1e-9, {SIZES})
+@pytest.mark.xfail(raises=pytest.fail.Exception)
+def test_chat(llm, torn_down):
+    llm.measure()
+"""
+    written = run(suite, text)
+    assert written.status == 1
+    assert written.run.failures == {"test_chat.py::test_chat": "OSError: the device is gone"}
+    assert written.run.fails
+
+
 def test_what_cannot_be_collected_is_a_failure(suite: pytest.Pytester) -> None:
     suite.makepyfile(test_broken="import nothing_of_that_name")
     written = run(suite, ONE)
