@@ -128,6 +128,7 @@ _COMMANDS = {"gate": gate, "comment": comment}
 
 
 def main() -> int:
+    """Exit status: pytest's of the gate, 4 where an input makes no sense; a comment that cannot be made fails none."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8")  # which the runner reads, whatever its machine writes
     try:

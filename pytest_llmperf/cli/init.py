@@ -22,6 +22,7 @@ _TEMPLATES = Path(__file__).parent / "templates"
 
 
 def init(parsed: argparse.Namespace) -> int:
+    """Write what is not there yet, and say what is next."""
     labels = _labels(parsed.runner)
     device = "cuda" if parsed.runner == "gpu" and parsed.device == "auto" else parsed.device
     folder = parsed.folder.absolute()
