@@ -60,6 +60,15 @@ def test_without_what_a_page_needs_there_are_the_other_reports(tmp_path, monkeyp
     assert capsys.readouterr().out == told
 
 
+def test_a_run_that_ends_without_a_report_is_annotated(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(github.subprocess, "run", lambda command: subprocess.CompletedProcess(command, 4))
+    environ = {"GATE_MODE": "baseline", "RUNNER_TEMP": str(tmp_path), "GITHUB_OUTPUT": str(tmp_path / "outputs")}
+    assert github.gate(environ) == 4
+    told = "::error title=llmperf::pytest ended with status 4; the log of this step says why\n"
+    assert capsys.readouterr().out == told
+    assert (tmp_path / "outputs").read_text().endswith("\nstatus=4\n")
+
+
 # The comment
 
 

@@ -48,6 +48,8 @@ def test_one_bad_run_is_no_step() -> None:
 
 def test_few_runs_have_no_steps() -> None:
     assert found(8.0, 8.0, 16.0, 16.0, 16.0) == []
+    assert found(8.0, 8.0, 8.0, 16.0, 16.0, 16.0) == [(3, 8.0, 16.0)]
+    assert series_of(course(8.0), KEY, "cpu-here") == []
 
 
 def test_what_is_worse_depends_on_the_metric() -> None:
@@ -56,6 +58,8 @@ def test_what_is_worse_depends_on_the_metric() -> None:
         (shift,) = shifts(series)
         assert shift.is_worse is worse
         assert shift.change == pytest.approx(0.125)
+        (series,) = series_of(course(*[9.0] * 5, *[8.0] * 5, metric=metric), KEY, "cpu-here")
+        assert [shift.is_worse for shift in shifts(series)] == [not worse]
 
 
 def test_other_hardware_is_another_course() -> None:
