@@ -103,16 +103,16 @@ def _text(text: str) -> str:
     return text.strip()
 
 
-def _folder(text: str) -> str:
-    if not text.strip():
-        raise ValueError("expected a folder")
-    return text
+def _path(what: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if not text.strip():
+            raise ValueError(f"expected {what}")
+        return text
+
+    return parse
 
 
-def _file(text: str) -> str:
-    if not text.strip():
-        raise ValueError("expected a file")
-    return text
+_folder, _file = _path("a folder"), _path("a file")
 
 
 @dataclass(frozen=True)

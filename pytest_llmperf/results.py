@@ -204,6 +204,25 @@ class Result:
         return self.new_fails or any(row.fails for row in self.rows)
 
     @property
+    def is_red(self) -> bool:
+        """Whether it fails and was not expected to."""
+        return self.fails and not self.expected_to_fail
+
+    @property
+    def rank(self) -> int:
+        """Where its verdict stands from worst to best; last, where nothing was judged."""
+        return [*Verdict, None].index(self.verdict)
+
+    @property
+    def medians(self) -> dict[str, Row]:
+        """By metric its row, where its value is known; one, however many limits it has."""
+        rows: dict[str, Row] = {}
+        for row in self.rows:
+            if row.statistic == "median" and row.value is not None:
+                rows.setdefault(row.metric, row)
+        return rows
+
+    @property
     def quiet(self) -> bool:
         """INCONCLUSIVE, with nothing seen that anyone should look at."""
         unsure = [row for row in self.rows if row.verdict is Verdict.INCONCLUSIVE]

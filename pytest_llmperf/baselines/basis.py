@@ -58,14 +58,14 @@ class Basis:
 
     def to_plain(self) -> dict[str, Any]:
         """What JSON can hold; `from_plain` makes an equal one of it."""
-        record: dict[str, Any] = adapter().dump_python(self, mode="json")
+        record: dict[str, Any] = _adapter().dump_python(self, mode="json")
         return record
 
     @classmethod
     def from_plain(cls, record: Mapping[str, Any]) -> Basis:
-        return adapter().validate_python(record)
+        return _adapter().validate_python(record)
 
 
 @functools.cache
-def adapter() -> TypeAdapter[Basis]:
+def _adapter() -> TypeAdapter[Basis]:
     return TypeAdapter(Basis)

@@ -1,4 +1,4 @@
-"""The commands of `llmperf` about what is stored: `show`, `compare` and `merge`."""
+"""The commands of `llmperf` about what is stored: `show`, `compare`, `merge` and `accept`."""
 
 from __future__ import annotations
 

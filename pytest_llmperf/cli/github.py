@@ -27,9 +27,10 @@ from pytest_llmperf.options import OPTIONS
 from pytest_llmperf.reports import document
 from pytest_llmperf.reports.annotations import command
 from pytest_llmperf.reports.annotations import written as annotated
+from pytest_llmperf.reports.extra import INSTALL, missing_for_html
 
 _REPORTS = {"json": "llmperf.json", "markdown": "llmperf.md", "html": "llmperf.html"}
-"""Option → the file it writes, of those options that there are."""
+"""Option → the file it writes."""
 _PAGE = 100
 """Comments that GitHub tells at once, at most."""
 
@@ -37,7 +38,10 @@ _PAGE = 100
 def gate(environ: Mapping[str, str]) -> int:
     """Run pytest as it is asked for; its exit status. The plugin itself writes the step's summary."""
     folder = Path(tempfile.mkdtemp(prefix="llmperf-", dir=environ.get("RUNNER_TEMP")))
-    files = {name: folder / file for name, file in _REPORTS.items() if name in OPTIONS}
+    files = {name: folder / file for name, file in _REPORTS.items()}
+    if missing := missing_for_html():
+        print(f"llmperf: no page among the reports, which needs {' and '.join(missing)}: {INSTALL}", flush=True)
+        del files["html"]
     reports = [f"{OPTIONS[name].flag}={file}" for name, file in files.items()]
     status = subprocess.run([sys.executable, "-m", "pytest", *_arguments(environ), *reports]).returncode
     with Path(_needed(environ, "GITHUB_OUTPUT")).open("a", encoding="utf-8") as outputs:
@@ -141,6 +145,7 @@ _COMMANDS = {"gate": gate, "comment": comment}
 
 
 def main() -> int:
+    """Exit status: pytest's of the gate, 4 where an input makes no sense; a comment that cannot be made fails none."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8")  # which the runner reads, whatever its machine writes
     try:

@@ -16,10 +16,13 @@ _RUNNERS = {"cpu": ("ubuntu-latest",), "gpu": ("self-hosted", "gpu")}
 _TEST = "tests/performance/test_llm_speed.py"
 _TORCH = "https://download.pytorch.org/whl/cpu"
 """Where pip finds a torch that does not bring along the libraries of GPUs."""
+_OURS = "'pytest-llmperf[html]'"
+"""As a shell has it: with what the page needs that the action keeps."""
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
 def init(parsed: argparse.Namespace) -> int:
+    """Write what is not there yet, and say what is next."""
     labels = _labels(parsed.runner)
     device = "cuda" if parsed.runner == "gpu" and parsed.device == "auto" else parsed.device
     folder = parsed.folder.absolute()
@@ -84,7 +87,7 @@ def _packages(folder: Path) -> list[str]:
     """What pip installs: the project, where the folder holds one, and this package."""
     project = any((folder / name).is_file() for name in ("pyproject.toml", "setup.py", "setup.cfg"))
     listed = (folder / "requirements.txt").is_file()
-    return [*(["-r", "requirements.txt"] if listed else []), *(["-e", "."] if project else []), "pytest-llmperf"]
+    return [*(["-r", "requirements.txt"] if listed else []), *(["-e", "."] if project else []), _OURS]
 
 
 def _written(file: Path, text: str) -> bool:

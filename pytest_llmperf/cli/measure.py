@@ -7,7 +7,6 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -21,6 +20,7 @@ from pytest_llmperf.model import Measurement
 from pytest_llmperf.reports.catalogue import catalogue_markdown, catalogue_text
 from pytest_llmperf.reports.table import shape
 from pytest_llmperf.reports.terminal import standard_output, summary
+from pytest_llmperf.results import Result
 from pytest_llmperf.session import Defaults, Llm, Session
 from pytest_llmperf.settings import Settings, check
 from pytest_llmperf.workloads import grid
@@ -71,5 +71,5 @@ def _report(measurements: Sequence[Measurement]) -> str:
     return "[\n" + ",\n".join(records) + "\n]\n"
 
 
-def _status(results: Sequence[Any], asked: int) -> int:
+def _status(results: Sequence[Result], asked: int) -> int:
     return int(len(results) < asked or any(result.fails for result in results))

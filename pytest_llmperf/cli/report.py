@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from pytest_llmperf.cli import check_folder, write_file
 from pytest_llmperf.errors import UsageError
 from pytest_llmperf.rejudge import differences
-from pytest_llmperf.reports import custom, document, markdown
+from pytest_llmperf.reports import document
 from pytest_llmperf.reports.annotations import written as annotated
 from pytest_llmperf.reports.extra import check_html
+from pytest_llmperf.reports.history import earlier
 from pytest_llmperf.reports.run import Run
 from pytest_llmperf.reports.table import counts
 from pytest_llmperf.reports.terminal import failure_text, standard_output, summary
-
-_WRITERS: Mapping[str, Callable[[Run], str]] = {
-    "json": document.written,
-    "markdown": markdown.written,
-    "custom_json": custom.smaller,
-    "custom_json_bigger": custom.bigger,
-}
+from pytest_llmperf.reports.writers import NAMES, all_files, option_of, text_of
 
 
 def report(parsed: argparse.Namespace) -> int:
@@ -34,12 +28,13 @@ def report(parsed: argparse.Namespace) -> int:
         print(annotated(run), end="")
     elif not any(map(_is_standard_output, files.values())):
         _show(run, parsed.verbose)
+    history = None if parsed.history is None else earlier(run, parsed.history)
     for name, file in files.items():
-        text = _page(run, parsed.history) if name == "html" else _WRITERS[name](run)
+        text = text_of(name, run, history)
         if _is_standard_output(file):
             print(text, end="")
         else:
-            write_file(f"--{name.replace('_', '-')}", file, text)
+            write_file(f"--{option_of(name)}", file, text)
     return int(run.fails)
 
 
@@ -49,16 +44,12 @@ def _asked(parsed: argparse.Namespace) -> dict[str, Path]:
         raise UsageError(f"--history {parsed.history}: it is shown by --html; name a file for the page")
     if parsed.html is not None:
         check_html(f"--html {parsed.html}")
-    files: dict[str, Path] = {}
-    for name in (*_WRITERS, "html"):
-        if (named := getattr(parsed, name, None)) is not None:
-            check_folder(f"--{name.replace('_', '-')}", named)
-            files[name] = named
+    files = {name: file for name in NAMES if (file := getattr(parsed, name)) is not None}
+    for name, file in files.items():
+        check_folder(f"--{option_of(name)}", file)
     if sum(map(_is_standard_output, files.values())) > 1:
         raise UsageError("only one report can go to standard output")
-    if "custom_json" in files and not _is_standard_output(files["custom_json"]):
-        files["custom_json_bigger"] = custom.beside(files["custom_json"])
-    return files
+    return {**files, **all_files({name: file for name, file in files.items() if not _is_standard_output(file)})}
 
 
 def _is_standard_output(file: Path) -> bool:
@@ -75,13 +66,6 @@ def _show(run: Run, verbosity: int) -> None:
         print(f"failed, and not by a verdict: {test}: {why}")
     if run.fault:
         print(run.fault)
-
-
-def _page(run: Run, history: Path | None) -> str:
-    from pytest_llmperf.reports import html
-    from pytest_llmperf.reports.history import earlier
-
-    return html.written(run) if history is None else html.written(run, earlier(run, history))
 
 
 def _recomputed(run: Run) -> int:

@@ -14,6 +14,7 @@ from pytest_llmperf.plugin.config import option
 from pytest_llmperf.plugin.items import measures
 
 if TYPE_CHECKING:
+    from pytest_llmperf.reports.benchmark import Entry
     from pytest_llmperf.results import Result
 
 _FLAGS = ("json", "save", "autosave", "compare", "compare_fail", "histogram")
@@ -80,7 +81,7 @@ class Publishing:
             terminalreporter.write_line(text, yellow=True)
 
 
-def _as_benchmark(metadata: Any, entry: Any) -> Any:
+def _as_benchmark(metadata: Callable[..., Any], entry: Entry) -> object:
     """What its fixture makes of a function's durations, known to be whole."""
     told = {
         "disable_gc": False,

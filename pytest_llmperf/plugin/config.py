@@ -11,6 +11,7 @@ import pytest
 
 from pytest_llmperf.errors import UsageError, did_you_mean
 from pytest_llmperf.options import OPTIONS, choose
+from pytest_llmperf.reports.writers import all_files, option_of
 
 REPORTS = ("json", "markdown", "custom_json", "history", "html")
 """Options that name the file of a report, in the order of writing: the page shows the history."""
@@ -106,25 +107,20 @@ def check_options(config: pytest.Config) -> None:
 
 def _check_reports(config: pytest.Config) -> None:
     known: dict[str, str] = {}
-    for name in REPORTS:
-        if (file := report_file(config, name)) is None:
-            continue
-        asked = f"--llmperf-{name.replace('_', '-')}={option(config, name)}"
+    asked = {name: file for name in REPORTS if (file := report_file(config, name)) is not None}
+    for name, file in all_files(asked).items():
+        flag = f"--llmperf-{option_of(name)}"
+        told = f"{flag}={option(config, name)}" if name in asked else f"{flag} ({file.name})"
         try:
             is_folder = file.is_dir()
         except OSError as error:  # its name is too long
-            raise UsageError(f"{asked}: {error.strerror or error}") from None
+            raise UsageError(f"{told}: {error.strerror or error}") from None
         if is_folder and name != "history":
-            raise UsageError(f"{asked}: this is a folder, expected a file")
-        files = [file]
-        if name == "custom_json":
-            from pytest_llmperf.reports.custom import beside
-
-            files.append(beside(file))
-        for real in map(os.path.realpath, files):
-            if real in known and not _is_special(Path(real)):
-                raise UsageError(f"{known[real]} and {asked}: one would replace the other; name another file")
-            known[real] = asked
+            raise UsageError(f"{told}: this is a folder, expected a file")
+        real = os.path.realpath(file)
+        if real in known and not _is_special(Path(real)):
+            raise UsageError(f"{known[real]} and {told}: one would replace the other; name another file")
+        known[real] = told
 
 
 def _is_special(file: Path) -> bool:

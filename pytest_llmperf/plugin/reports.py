@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,19 +12,11 @@ import pytest
 
 from pytest_llmperf.errors import ReportError
 from pytest_llmperf.plugin.config import REPORTS, report_file
+from pytest_llmperf.reports.writers import all_files, option_of, text_of
 from pytest_llmperf.units import without_halves
 
 if TYPE_CHECKING:
     from pytest_llmperf.reports.run import Run
-
-_WRITERS: Mapping[str, str] = {
-    "json": "document:written",
-    "markdown": "markdown:written",
-    "custom_json": "custom:smaller",
-    "custom_json_bigger": "custom:bigger",
-    "html": "html:written",
-}
-"""Option, or what is written beside one → what makes its text of a run, imported when it is needed."""
 
 
 def asked_for(config: pytest.Config) -> dict[str, Path]:
@@ -35,13 +26,7 @@ def asked_for(config: pytest.Config) -> dict[str, Path]:
         return {}
     from pytest_llmperf.plugin.child import CHILD
 
-    if CHILD in config.stash:
-        return {}
-    if "custom_json" in files:
-        from pytest_llmperf.reports.custom import beside
-
-        files["custom_json_bigger"] = beside(files["custom_json"])
-    return files
+    return {} if CHILD in config.stash else all_files(files)
 
 
 def write(files: Mapping[str, Path], run: Run) -> tuple[list[Path], str]:
@@ -60,7 +45,7 @@ def write(files: Mapping[str, Path], run: Run) -> tuple[list[Path], str]:
                 written.append(file)
         except (ReportError, OSError) as error:
             fault = f"{file}: {error.strerror or error}" if isinstance(error, OSError) else str(error)
-            faults.append(f"--llmperf-{name.removesuffix('_bigger').replace('_', '-')} {fault}")
+            faults.append(f"--llmperf-{option_of(name)} {fault}")
     return written, "; ".join(faults)
 
 
@@ -73,13 +58,13 @@ def _append(history: Path, run: Run) -> bool:
 
 def _text(name: str, run: Run, history: Path | None) -> str:
     if name != "html" or history is None:
-        return _writer(name)(run)
+        return text_of(name, run)
     from pytest_llmperf.reports.history import History, earlier
 
     known = History()
     with contextlib.suppress(ReportError):  # nothing was added to it, and that has been told
         known = earlier(run, history)
-    return _writer(name)(run, known)
+    return text_of(name, run, known)
 
 
 def _show(name: str, file: Path, text: str) -> None:
@@ -90,12 +75,6 @@ def _show(name: str, file: Path, text: str) -> None:
                 page.write(text)
         except OSError as error:
             raise ReportError(f"GITHUB_STEP_SUMMARY={summary}: {error.strerror or error}") from None
-
-
-def _writer(name: str) -> Callable[..., str]:
-    module, _, function = _WRITERS[name].partition(":")
-    writer: Callable[..., str] = getattr(importlib.import_module(f"pytest_llmperf.reports.{module}"), function)
-    return writer
 
 
 def _write(file: Path, text: str) -> None:

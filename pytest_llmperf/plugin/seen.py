@@ -95,7 +95,7 @@ class Seen:
 
         config, results = self._config, self.results()
         below = ask(config.rootpath, "rev-parse", "--show-prefix")
-        judged = {result.test for result in results if result.fails}
+        judged = {result.test for result in results if result.is_red}
         interrupted = "interrupted" if session.exitstatus == pytest.ExitCode.INTERRUPTED else ""
         code, dirty = commit(config.rootpath, baselines_folder(config))
         return Run(

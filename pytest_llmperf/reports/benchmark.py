@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,7 +45,7 @@ def entries(results: Sequence[Result]) -> list[Entry]:
     return [
         _entry(result, row)
         for result in results
-        for row in medians(result)
+        for row in result.medians.values()
         if is_duration(CATALOGUE[row.metric]) and row.values and all(map(math.isfinite, row.values))
     ]
 
@@ -53,15 +53,6 @@ def entries(results: Sequence[Result]) -> list[Entry]:
 def is_duration(metric: Metric) -> bool:
     """Whether pytest-benchmark has it: rates are no durations, and say no more than the times they come from."""
     return metric.kind is Kind.TIMED and metric.unit == "ms"
-
-
-def medians(result: Result) -> Collection[Row]:
-    """One row per metric that is known, however many limits it has."""
-    rows: dict[str, Row] = {}
-    for row in result.rows:
-        if row.statistic == "median" and row.value is not None:
-            rows.setdefault(row.metric, row)
-    return rows.values()
 
 
 def full_name(result: Result, metric: str) -> str:

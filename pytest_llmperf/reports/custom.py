@@ -7,10 +7,9 @@ beside it `customBiggerIsBetter`. Between them and pytest-benchmark's, every met
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 from pytest_llmperf.metrics import CATALOGUE, Better
-from pytest_llmperf.reports.benchmark import full_name, is_duration, medians
+from pytest_llmperf.reports.benchmark import full_name, is_duration
 from pytest_llmperf.reports.run import Run
 from pytest_llmperf.reports.table import subtitle
 from pytest_llmperf.results import Result, Row
@@ -27,16 +26,11 @@ def bigger(run: Run) -> str:
     return _written(run, Better.HIGHER)
 
 
-def beside(file: Path) -> Path:
-    """Where what is better when bigger goes: `custom.json` → `custom.bigger.json`."""
-    return file.with_name(f"{file.stem}.bigger{file.suffix}")
-
-
 def _written(run: Run, better: Better) -> str:
     records = [
         _record(result, row)
         for result in run.results
-        for row in medians(result)
+        for row in result.medians.values()
         if CATALOGUE[row.metric].better is better and not is_duration(CATALOGUE[row.metric])
     ]
     return json.dumps(records, ensure_ascii=False, indent=1) + "\n"

@@ -6,7 +6,13 @@ import importlib.util
 
 from pytest_llmperf.errors import UsageError
 
-NEEDED = ("jinja2", "plotly", "ruptures")
+_NEEDED = ("jinja2", "plotly", "ruptures")
+INSTALL = "pip install 'pytest-llmperf[html]'"
+
+
+def missing_for_html() -> list[str]:
+    """The packages that a page needs and that are not installed."""
+    return [name for name in _NEEDED if importlib.util.find_spec(name) is None]
 
 
 def check_html(asked: str) -> None:
@@ -15,5 +21,5 @@ def check_html(asked: str) -> None:
     Raises:
         UsageError: naming what is missing, and how to have it.
     """
-    if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
-        raise UsageError(f"{asked} needs {' and '.join(missing)}: pip install 'pytest-llmperf[html]'")
+    if missing := missing_for_html():
+        raise UsageError(f"{asked} needs {' and '.join(missing)}: {INSTALL}")

@@ -5,16 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from pytest_llmperf.reports.recorded import changed, remarks
+from pytest_llmperf.reports.recorded import changed, counted, lines_below
 from pytest_llmperf.reports.run import Run
 from pytest_llmperf.reports.table import (
     Cell,
     Table,
     advice,
-    counts,
     details,
     explained,
-    hints,
     overview,
 )
 from pytest_llmperf.reports.variants import side_by_side
@@ -31,10 +29,10 @@ _LONGEST = 300
 def written(run: Run) -> str:
     """The report, as much of it as a comment may hold: what fails, then the rest, folded."""
     failing = run.failing
-    blocks = [_heading(run, failing), *_failures(run), *map(_failing, failing[:_MOST_FAILING])]
+    blocks = [_heading(run), *_failures(run), *map(_failing, failing[:_MOST_FAILING])]
     if len(failing) > _MOST_FAILING:
         blocks.append(f"and {len(failing) - _MOST_FAILING} more that fail, in the table of all")
-    if told := _told(run):
+    if told := lines_below(run.results, run.recorded):
         blocks.append("\n".join(["**To know:**", "", *(f"- {_escaped(line)}" for line in told)]))
     blocks += [_folded("Variants", map(_table, tables)) for tables in [side_by_side(run.results)] if tables]
     if run.recorded is not None and (table := changed(run.recorded)).rows:
@@ -44,15 +42,14 @@ def written(run: Run) -> str:
     return _cut([block for block in blocks if block])
 
 
-def _heading(run: Run, failing: Sequence[Result]) -> str:
-    said = counts(run.results, len(run.recorded.stale) if run.recorded else 0)
+def _heading(run: Run) -> str:
     mark = "❌" if run.fails else "✅" if run.results else "⚠️"
     code = f"head `{run.commit[:9]}`{' with changes' * run.dirty}" if run.commit else ""
-    bases = dict.fromkeys(result.against for result in run.results if result.against)
-    devices = dict.fromkeys(result.device for result in run.results)
-    told = [*(f"base {_escaped(base)}" for base in bases), code, *map(_escaped, devices)]
+    parts = [*(f"base {_escaped(base)}" for base in run.against), code, *map(_escaped, run.devices)]
     fault = f"**{_escaped(run.fault)}**\n\n" if run.fault else ""
-    return f"### {mark} llmperf: {said}\n\n{fault}{' · '.join(filter(None, told))}".rstrip()
+    return (
+        f"### {mark} llmperf: {counted(run.results, run.recorded)}\n\n{fault}{' · '.join(filter(None, parts))}".rstrip()
+    )
 
 
 def _failures(run: Run) -> list[str]:
@@ -67,8 +64,8 @@ def _failures(run: Run) -> list[str]:
 
 def _failing(result: Result) -> str:
     table = details(result, judged_only=True)
-    told = [line for reason in explained(result) for line in _reason(reason)]
-    lines = [*_notes(table), *told, *(f"- {_escaped(line)}" for line in advice(result))]
+    reasons = [line for reason in explained(result) for line in _reason(reason)]
+    lines = [*_notes(table), *reasons, *(f"- {_escaped(line)}" for line in advice(result))]
     verdict = result.verdict.value if result.verdict else ""
     title = f"#### {verdict} `{_code(table.title)}`\n\n{_escaped(table.subtitle)}"
     return "\n\n".join([title, _rows(table), *(["\n".join(lines)] if lines else [])])
@@ -82,11 +79,6 @@ def _reason(table: Table) -> list[str]:
     ]
     title = [f"- {_escaped(table.title)}"] if table.title else []
     return [*title, *rows, *(f"- {_escaped(text)}" for text in (table.subtitle, *table.notes) if text)]
-
-
-def _told(run: Run) -> list[str]:
-    recorded = run.recorded
-    return [*(remarks(recorded) if recorded else []), *([] if recorded and recorded.done else hints(run.results))]
 
 
 def _table(table: Table) -> str:

@@ -1,4 +1,4 @@
-"""What recording changed, as a table."""
+"""What recording changed, as a table and in words, and what every writer says below its tables."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from pytest_llmperf.baselines.entries import Change
-from pytest_llmperf.reports.table import Cell, Column, Table
+from pytest_llmperf.reports.table import UPDATE, Cell, Column, Table, counts, hints
+from pytest_llmperf.results import Result
 from pytest_llmperf.units import percent, short_number
 
 
@@ -91,6 +92,21 @@ def remarks(recorded: Recorded) -> list[str]:
         hint = "; renamed, if they are the new ones" if new and not recorded.pruned else ""
         lines.append(f"{len(recorded.stale)} stale: {shown}: no such tests ({fix}{hint})")
     return lines
+
+
+def counted(results: Sequence[Result], recorded: Recorded | None) -> str:
+    """How many measurements came to what, and how many tests are stale, in one line."""
+    return counts(results, len(recorded.stale) if recorded else 0)
+
+
+def lines_below(results: Sequence[Result], recorded: Recorded | None, update: str = UPDATE) -> list[str]:
+    """What stands below the tables: what was recorded, or else what would tell more.
+
+    Args:
+        update: the command that records baselines.
+    """
+    said = remarks(recorded) if recorded else []
+    return said if recorded and recorded.done else [*said, *hints(results, update)]
 
 
 def _few(names: Sequence[str], most: int = 5) -> str:

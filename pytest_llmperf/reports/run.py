@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from pytest_llmperf.baselines.basis import Basis
 from pytest_llmperf.reports.recorded import Recorded
-from pytest_llmperf.results import Result, Verdict
+from pytest_llmperf.results import Result
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,14 @@ class Run:
     @property
     def failing(self) -> list[Result]:
         """What was judged and makes the build red, worst first."""
-        order = list(Verdict)
-        found = [result for result in self.results if result.fails and not result.expected_to_fail]
-        return sorted(found, key=lambda result: order.index(result.verdict) if result.verdict else len(order))
+        return sorted((result for result in self.results if result.is_red), key=lambda result: result.rank)
+
+    @property
+    def against(self) -> list[str]:
+        """The bases of its duets, each once."""
+        return list(dict.fromkeys(result.against for result in self.results if result.against))
+
+    @property
+    def devices(self) -> list[str]:
+        """On which it measured, each once."""
+        return list(dict.fromkeys(result.device for result in self.results))

@@ -89,15 +89,15 @@ _GROWN = (Column("operator"), Column("time", right=True), Column("calls", right=
 
 def overview(results: Sequence[Result]) -> list[Table]:
     """One table per test module, a row per measurement. A column that can be spared is there if a figure of it is."""
-    every = [{row.metric: row.value for row in result.rows if row.statistic == "median"} for result in results]
-    known = {metric for medians in every for metric, value in medians.items() if value is not None}
+    known = {metric for result in results for metric in result.medians}
     shown = {name: column for name, column in _FIGURES.items() if name in known or not column.spare}
     columns = (*_BEFORE, *shown.values(), Column("verdict"))
     tables: dict[str, Table] = {}
-    for result, medians in zip(results, every, strict=True):
+    for result in results:
         module, _, name = result.key.partition("::")
         table = tables.setdefault(module, Table(module, "", columns))
-        figures = [figure(medians.get(metric)) for metric in shown]
+        medians = result.medians
+        figures = [figure(medians[metric].value if metric in medians else None) for metric in shown]
         verdict = verdict_cell(result.verdict)
         if result.expected_to_fail or result.quiet or (result.verdict is Verdict.REGRESSED and not result.fails):
             verdict = dataclasses.replace(verdict, verdict=None, dim=True)
@@ -149,10 +149,10 @@ def _grown(phase: str, rows: Sequence[Grown]) -> Table:
 
 def beside_profile(result: Result) -> list[str]:
     """What else a reader of its operators should know."""
-    tpot = [row.value for row in result.rows if row.metric == "tpot_ms" and row.statistic == "median" and row.value]
+    tpot = result.medians.get("tpot_ms")
     grown = bool(result.explanation and result.explanation.grown)
     return [
-        *(f"without it tpot_ms is {short_number(value)}" for value in tpot[:1]),
+        *([f"without it tpot_ms is {short_number(tpot.value)}"] if tpot and tpot.value else []),
         *(["what grew is told by all processes, this is one of them"] if grown else []),
     ]
 

@@ -12,17 +12,15 @@ from rich.text import Text
 from pytest_llmperf.model import Profile
 from pytest_llmperf.reports.grid import Grid, grids
 from pytest_llmperf.reports.profile import profile_tables
-from pytest_llmperf.reports.recorded import Recorded, changed, remarks
+from pytest_llmperf.reports.recorded import Recorded, changed, counted, lines_below, remarks
 from pytest_llmperf.reports.table import (
     UPDATE,
     Table,
     advice,
     beside_profile,
-    counts,
     details,
     explained,
     failure,
-    hints,
     overview,
     shape,
 )
@@ -69,11 +67,10 @@ def summary(
     Args:
         update: the command that records baselines.
     """
-    stale = len(recorded.stale) if recorded else 0
-    line = Text(counts(results, stale), style="bold")
-    said = remarks(recorded) if recorded else []
+    line = Text(counted(results, recorded), style="bold")
     if verbosity < 0:
-        return _text(Group(line, *map(Text, said if recorded and recorded.done else [])), width, colour)
+        said = remarks(recorded) if recorded and recorded.done else []
+        return _text(Group(line, *map(Text, said)), width, colour)
     parts: list[RenderableType] = []
     if len(results) > 1 or verbosity == 0:
         parts += _overview(overview(results), width)
@@ -89,14 +86,15 @@ def summary(
         parts += [_rendered(table, width, tell_left_out=True), Text("")]
     if recorded and (table := changed(recorded)).rows:
         parts += [*_grid(table, width).lines, Text("")]
-    told = [*said, *([] if recorded and recorded.done else hints(results, update))]
-    return _text(Group(*parts, line, *(Text(remark, overflow="fold") for remark in told)), width, colour)
+    below = (Text(remark, overflow="fold") for remark in lines_below(results, recorded, update))
+    return _text(Group(*parts, line, *below), width, colour)
 
 
 def _operators(result: Result, width: int) -> list[RenderableType]:
     """Of whatever no failure has told already."""
-    told = result.fails and not result.expected_to_fail
-    return [_profile(result.profile, width, beside_profile(result)), Text("")] if result.profile and not told else []
+    if result.profile is None or result.is_red:
+        return []
+    return [_profile(result.profile, width, beside_profile(result)), Text("")]
 
 
 def tables_text(tables: Sequence[Table], remarks: Sequence[str], width: int, colour: bool) -> str:

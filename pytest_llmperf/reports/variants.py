@@ -45,8 +45,7 @@ def _without_variant(result: Result) -> str:
 
 
 def _table(test: str, variants: Sequence[Result]) -> Table:
-    figures = [{row.metric: row for row in each.rows if row.statistic == "median"} for each in variants]
-    known = {name: [own.get(name) for own in figures] for name in _SHOWN}
+    known = {name: [each.medians.get(name) for each in variants] for name in _SHOWN}
     shown = [name for name, rows in known.items() if any(row and row.value != _USUAL.get(name) for row in rows)]
     shown.sort(key=lambda name: not _tells_apart(known[name]))
     columns = [dataclasses.replace(_SHOWN[name], spare=number > 0) for number, name in enumerate(shown)]

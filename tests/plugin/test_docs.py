@@ -24,6 +24,7 @@ from pytest_llmperf.reports.mission import mission_tables
 from pytest_llmperf.reports.profile import profile_tables
 from pytest_llmperf.reports.terminal import failure_text, tables_text
 from pytest_llmperf.results import Explanation, Grown, Result
+from tests.plugin.suites import HEAD
 from tests.profiles import mission, phase
 
 ROOT = Path(__file__).parents[2]
@@ -166,9 +167,16 @@ def test_the_reason_shown_is_what_a_reason_looks_like() -> None:
     assert " ".join(text_block("explanations.md").text.split()) in " ".join(text.split())
 
 
+CHAT = """
+@llm_perf(model=TINY, prompt_tokens=8, output_tokens=4)
+def test_chat_turn(llm):
+    llm.measure()
+"""
+
+
 def test_the_folders_shown_are_those_that_are_written(suite: pytest.Pytester) -> None:
     folder = suite.mkdir("tests")
-    (folder / "test_chat.py").write_text(blocks("python")[0].text)
+    (folder / "test_chat.py").write_text(HEAD + CHAT)
     suite.runpytest("--llmperf-update", "--llmperf-force", "--llmperf-max-time=0.2").assert_outcomes(passed=1)
     written = {path for path in suite.path.glob("baselines/**/*") if path.is_file()}
     written.add(suite.path / "baselines" / hardware("cpu") / "noise.json")  # written by llmperf calibrate

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.plugin.conftest import Again
+
 ROOT = Path(__file__).parents[2]
 EXACT = ROOT / "baselines" / "exact-cpu"
 
@@ -15,7 +17,8 @@ def test_every_example_with_a_model_is_stored() -> None:
     assert {path.stem for path in EXACT.glob("*.json")} == models
 
 
-def test_the_gate_of_the_examples_fails_where_the_cache_is_off(suite: pytest.Pytester) -> None:
+def test_the_gate_of_the_examples_fails_where_the_cache_is_off(suite: pytest.Pytester, again: Again) -> None:
+    again()
     example = (
         (ROOT / "examples" / "test_scaling.py").read_text().replace("output_tokens=8", "load={'use_cache': False}")
     )

@@ -51,15 +51,6 @@ def test_a_report_makes_the_page_of_its_run(paged: pytest.Pytester) -> None:
     assert files["again.html"].read_text() == files["run.html"].read_text()
 
 
-def test_under_xdist_there_is_one_page_and_one_entry(paged: pytest.Pytester) -> None:
-    pytest.importorskip("xdist")
-    asked = ("--llmperf-html=report.html", "--llmperf-history=history")
-    paged.runpytest_subprocess("-n2", *asked, timeout=60).assert_outcomes(passed=2)
-    (entry,) = runs(paged.path / "history")
-    assert entry.count("test_page.py::test_turn") == 2
-    assert all(f"<h3>{key}</h3>" in (paged.path / "report.html").read_text() for key in KEYS)
-
-
 def test_the_ini_file_may_ask_for_both(paged: pytest.Pytester) -> None:
     with (paged.path / "tox.ini").open("a") as ini:
         ini.write("\nllmperf_html = report.html\nllmperf_history = history.jsonl\n")

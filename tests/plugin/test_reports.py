@@ -13,10 +13,11 @@ import pytest
 
 from pytest_llmperf.plugin.benchmark import publishing_flags
 from pytest_llmperf.plugin.child import CHILD, Child, resolved_options
-from pytest_llmperf.plugin.reports import asked_for
+from pytest_llmperf.plugin.reports import asked_for, write
 from pytest_llmperf.reports import document
 from pytest_llmperf.reports.run import Run
 from pytest_llmperf.reports.table import overview
+from pytest_llmperf.reports.writers import all_files
 from pytest_llmperf.results import Verdict
 from tests.plugin.stored import TURN, Stored
 from tests.plugin.suites import HEAD
@@ -121,8 +122,8 @@ def junit(file: Path) -> dict[str, tuple[str, dict[str, str], str]]:
 
 
 @pytest.mark.parametrize("spread", [(), ("-n2", "--dist=loadgroup")], ids=["alone", "xdist"])
-def test_junit_markdown_and_json_of_one_run_agree(suite: pytest.Pytester, spread: tuple[str, ...]) -> None:
-    written = run(suite, MIXED, *spread)
+def test_all_reports_of_one_run_agree(suite: pytest.Pytester, spread: tuple[str, ...]) -> None:
+    written = run(suite, MIXED, "--llmperf-html=r.html", "--llmperf-history=h.jsonl", *spread)
     tests = {name.partition("@slow")[0]: told for name, told in junit(suite.path / "r.xml").items()}
     results = {result.key: result for result in written.run.results}
     failing = {key for key, result in results.items() if result.fails and not result.expected_to_fail}
@@ -166,6 +167,14 @@ def test_junit_markdown_and_json_of_one_run_agree(suite: pytest.Pytester, spread
     assert "7 measured: 3 broken (1 expected), 4 new" in written.text
     assert f"All that was measured ({len(results)})" in written.markdown
 
+    # In the page and the history, too, each once
+    page = (suite.path / "r.html").read_text(encoding="utf-8")
+    assert sorted(re.findall(r"<h3>(.*)</h3>", page)) == sorted(results)
+    [entry] = map(json.loads, (suite.path / "h.jsonl").read_text(encoding="utf-8").splitlines())
+    assert {key: each["verdict"] for key, each in entry["results"].items()} == {
+        key: result.verdict for key, result in results.items()
+    }
+
     # And the places where they stand
     lines = (suite.path / "test_chat.py").read_text().splitlines()
     assert written.run.places.keys() == tests.keys()
@@ -174,6 +183,25 @@ def test_junit_markdown_and_json_of_one_run_agree(suite: pytest.Pytester, spread
         name = test.partition("::")[2].partition("[")[0]
         assert file == "test_chat.py"
         assert any(f"def {name}" in text for text in lines[int(line) - 1 : int(line) + 3])
+
+
+def test_what_was_expected_to_fail_and_fails_otherwise_is_a_failure(suite: pytest.Pytester) -> None:
+    text = f"""
+@pytest.fixture
+def torn_down():
+    yield
+    raise OSError("the device is gone")
+
+
+@llm_perf(ttft_ms < 1e-9, {SIZES})
+@pytest.mark.xfail(raises=pytest.fail.Exception)
+def test_chat(llm, torn_down):
+    llm.measure()
+"""
+    written = run(suite, text)
+    assert written.status == 1
+    assert written.run.failures == {"test_chat.py::test_chat": "OSError: the device is gone"}
+    assert written.run.fails
 
 
 def test_what_cannot_be_collected_is_a_failure(suite: pytest.Pytester) -> None:
@@ -239,6 +267,13 @@ def test_a_report_that_cannot_be_written_fails_the_run_and_costs_no_other(suite:
     result.stdout.fnmatch_lines(["llmperf: wrote */deep/er/r.md", "llmperf: --llmperf-json */test_chat.py*: *"])
     assert (suite.path / "deep" / "er" / "r.md").read_text().startswith("### ")
     assert [file.name for file in (suite.path / "deep" / "er").iterdir()] == ["r.md"]
+
+
+def test_the_second_file_of_an_option_is_missed_in_the_name_of_that_option(tmp_path: Path) -> None:
+    (tmp_path / "c.bigger.json").mkdir()
+    fault = write(all_files({"custom_json": tmp_path / "c.json"}), Run("2026"))
+    assert fault.startswith(f"--llmperf-custom-json {tmp_path}/")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["c.bigger.json", "c.json"]
 
 
 @pytest.mark.parametrize("flag", ["json", "markdown", "custom-json"])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from pytest_llmperf.cli import github
@@ -36,6 +39,34 @@ def test_pytest_is_called_with_what_the_inputs_say() -> None:
 def test_an_input_that_makes_no_sense_is_refused(given, told) -> None:
     with pytest.raises(UsageError, match=f"^{told}$"):
         gate(**given)
+
+
+def test_without_what_a_page_needs_there_are_the_other_reports(tmp_path, monkeypatch, capsys) -> None:
+    called: list[list[str]] = []
+
+    def passed(command: list[str]) -> subprocess.CompletedProcess:
+        called.append(command[3:])
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(github.subprocess, "run", passed)
+    environ = {"GATE_MODE": "baseline", "RUNNER_TEMP": str(tmp_path), "GITHUB_OUTPUT": str(tmp_path / "outputs")}
+    assert github.gate(environ) == 0
+    monkeypatch.setitem(sys.modules, "plotly", None)
+    assert github.gate(environ) == 0
+    flags = [[argument.partition("=")[0] for argument in arguments] for arguments in called]
+    assert flags[0] == ["--llmperf-json", "--llmperf-markdown", "--llmperf-html"]
+    assert flags[1] == ["--llmperf-json", "--llmperf-markdown"]
+    told = "llmperf: no page among the reports, which needs plotly: pip install 'pytest-llmperf[html]'\n"
+    assert capsys.readouterr().out == told
+
+
+def test_a_run_that_ends_without_a_report_is_annotated(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(github.subprocess, "run", lambda command: subprocess.CompletedProcess(command, 4))
+    environ = {"GATE_MODE": "baseline", "RUNNER_TEMP": str(tmp_path), "GITHUB_OUTPUT": str(tmp_path / "outputs")}
+    assert github.gate(environ) == 4
+    told = "::error title=llmperf::pytest ended with status 4; the log of this step says why\n"
+    assert capsys.readouterr().out == told
+    assert (tmp_path / "outputs").read_text().endswith("\nstatus=4\n")
 
 
 # The comment

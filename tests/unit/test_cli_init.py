@@ -48,7 +48,7 @@ def test_an_empty_folder_has_all_that_gates_a_pull_request(tmp_path, capsys):
     assert (tmp_path / BASELINES[0]).read_text() == BESIDE[".gitattributes"]
     assert workflow(tmp_path)["jobs"]["gate"]["runs-on"] == "ubuntu-latest"
     assert gate(tmp_path) == {"args": "tests/performance", "mode": "against", "working-directory": "."}
-    assert install(tmp_path) == "python -m pip install pytest-llmperf"
+    assert install(tmp_path) == "python -m pip install 'pytest-llmperf[html]'"
     out = capsys.readouterr().out
     assert f"wrote {TEST}\n" in out
     assert "git init: . is in no repository yet" in out
@@ -134,7 +134,7 @@ def test_the_project_itself_is_installed_where_there_is_one(tmp_path, capsys):
     (tmp_path / "pyproject.toml").touch()
     (tmp_path / "requirements.txt").touch()
     assert main(["init", str(tmp_path)]) == 0
-    assert install(tmp_path) == "python -m pip install -r requirements.txt -e . pytest-llmperf"
+    assert install(tmp_path) == "python -m pip install -r requirements.txt -e . 'pytest-llmperf[html]'"
 
 
 def test_torch_for_processors_alone_is_not_what_a_gpu_needs(tmp_path, capsys):

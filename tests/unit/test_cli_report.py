@@ -96,6 +96,11 @@ def test_one_can_go_to_standard_output_alone(run: Any, kept: Path, flag: str, tm
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_beside_what_goes_to_standard_output_the_others_are_whole(run: Any, kept: Path, tmp_path: Path) -> None:
+    assert run(kept, "--json", "-", "--custom-json", "c.json")[0] == 0
+    assert {"c.json", "c.bigger.json"} <= {file.name for file in tmp_path.iterdir()}
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "told"),
     [

@@ -282,6 +282,32 @@ def test_nothing_judged_has_no_verdict() -> None:
     assert Result("key", "fake", Workload(), "cpu", 3, (Row("ttft_ms", "median", "ms", 1.0),)).verdict is None
 
 
+def test_results_stand_from_the_worst_to_what_nobody_judged() -> None:
+    rows = [(Row("ttft_ms", "median", "ms", 1.0, verdict=verdict),) for verdict in (*Verdict, None)]
+    assert [Result("key", "fake", Workload(), "cpu", 3, row).rank for row in rows] == list(range(len(rows)))
+
+
+def test_what_was_expected_to_fail_is_not_red() -> None:
+    failing = Result(
+        "key", "fake", Workload(), "cpu", 3, (Row("ttft_ms", "median", "ms", 1.0, verdict=Verdict.BROKEN),)
+    )
+    assert failing.is_red
+    assert not dataclasses.replace(failing, expected_to_fail=True).is_red
+    assert not dataclasses.replace(failing, rows=()).is_red
+
+
+def test_a_metric_has_one_median_however_many_limits_it_has() -> None:
+    rows = (
+        Row("ttft_ms", "p90", "ms", 3.0),
+        Row("ttft_ms", "median", "ms", 2.0, limit="< 4"),
+        Row("ttft_ms", "median", "ms", 2.0, limit="> 1"),
+        Row("tpot_ms", "median", "ms", None, limit="< 4"),
+        Row("latency_ms", "median", "ms", 9.0),
+    )
+    medians = Result("key", "fake", Workload(), "cpu", 3, rows).medians
+    assert [*medians.items()] == [("ttft_ms", rows[1]), ("latency_ms", rows[4])]
+
+
 def test_the_verdict_of_a_result_is_the_worst_of_its_rows() -> None:
     rows = [Row("ttft_ms", "median", "ms", 1.0, verdict=v) for v in (Verdict.OK, Verdict.INCONCLUSIVE, None)]
     assert Result("key", "fake", Workload(), "cpu", 3, tuple(rows)).verdict is Verdict.INCONCLUSIVE

@@ -105,6 +105,7 @@ def _set(*path: Any, to: Any) -> Callable[[Any], None]:
 BROKEN: dict[str, tuple[Callable[[Any], Any], str]] = {
     "another version": (_set("schema", to=2), "schema: expected a whole number from 1 to 1, not 2"),
     "a version of another type": (_set("schema", to="1"), 'schema: expected a whole number from 1 to 1, not "1"'),
+    "a version that is no number": (_set("schema", to=True), "schema: expected a whole number from 1 to 1, not true"),
     "a field that is missing": (lambda content: content["results"][0].pop("target"), "results.0.target is missing"),
     "no number": (_set("results", 0, "rounds", to="many"), "results.0.rounds: expected a valid integer"),
     "no verdict": (_set("results", 0, "rows", 0, "verdict", to="FINE"), "results.0.rows.0.verdict: expected "),
@@ -115,6 +116,12 @@ BROKEN: dict[str, tuple[Callable[[Any], Any], str]] = {
     ),
     "something else": (lambda content: content.pop("results"), "this is no report"),
 }
+
+
+def test_names_of_a_later_version_are_passed_over(tmp_path: Path) -> None:
+    content = json.loads(document.written(report(tmp_path)))
+    later = {**content, "weather": "fine", "results": [{**each, "mood": 1} for each in content["results"]]}
+    assert document.run_of(json.dumps(later)) == document.run_of(json.dumps(content))
 
 
 @pytest.mark.parametrize("name", BROKEN)

@@ -20,23 +20,22 @@ from pytest_llmperf.baselines.basis import Basis
 from pytest_llmperf.metrics import CATALOGUE
 from pytest_llmperf.model import Profile
 from pytest_llmperf.profiling.roofline import findings
-from pytest_llmperf.reports.history import FEWEST_RUNS, History, Series, Shift, series_of, shifts
+from pytest_llmperf.reports.history import History
 from pytest_llmperf.reports.html import across, single
 from pytest_llmperf.reports.html.chart import Chart, colour
 from pytest_llmperf.reports.profile import profile_tables
-from pytest_llmperf.reports.recorded import changed, remarks
+from pytest_llmperf.reports.recorded import changed, counted, lines_below
 from pytest_llmperf.reports.run import Run
+from pytest_llmperf.reports.shifts import FEWEST_RUNS, Series, Shift, series_of, shifts
 from pytest_llmperf.reports.table import (
     NOT_JUDGED,
     Cell,
     Column,
     Table,
     advice,
-    counts,
     details,
     explained,
     failure,
-    hints,
     overview,
 )
 from pytest_llmperf.reports.variants import side_by_side
@@ -95,12 +94,12 @@ def written(run: Run, history: History = NO_HISTORY) -> str:
         .get_template("page.html")
         .render(
             run=run,
-            counts=counts(run.results, len(run.recorded.stale) if run.recorded else 0),
+            counts=counted(run.results, run.recorded),
             verdicts=_tally(run),
-            bases=list(dict.fromkeys(result.against for result in run.results if result.against)),
-            devices=list(dict.fromkeys(result.device for result in run.results)),
+            bases=run.against,
+            devices=run.devices,
             began=datetime.fromisoformat(run.began).strftime("%Y-%m-%d %H:%M %Z"),
-            told=_told(run),
+            told=lines_below(run.results, run.recorded),
             recorded=[table for table in [changed(run.recorded)] if table.rows] if run.recorded else [],
             overviews=_overviews(run, {section.result.key: section.anchor for section in sections}),
             variants=side_by_side(run.results),
@@ -143,21 +142,13 @@ def _digest(script: str) -> str:
 
 def _order(result: Result) -> tuple[bool, int]:
     """What fails, then the worst verdict."""
-    order = list(Verdict)
-    return not (result.fails and not result.expected_to_fail), order.index(result.verdict) if result.verdict else len(
-        order
-    )
+    return not result.is_red, result.rank
 
 
 def _tally(run: Run) -> Mapping[str, int]:
     """How many came to each verdict, the worst first."""
     said = [result.verdict.value if result.verdict else NOT_JUDGED for result in run.results]
     return {name: said.count(name) for name in (*(verdict.value for verdict in Verdict), NOT_JUDGED) if name in said}
-
-
-def _told(run: Run) -> list[str]:
-    recorded = run.recorded
-    return [*(remarks(recorded) if recorded else []), *([] if recorded and recorded.done else hints(run.results))]
 
 
 def _overviews(run: Run, anchors: Mapping[str, str]) -> list[tuple[Table, list[str]]]:

@@ -12,12 +12,12 @@ from pytest_llmperf.demand import decode_bytes, prefill_bytes, prefill_flops
 from pytest_llmperf.metrics import CATALOGUE
 from pytest_llmperf.model import Measurement, Unknown, Workload
 from pytest_llmperf.profiling.roofline import Floor, roofline
-from pytest_llmperf.reports.history import Series, Shift
 from pytest_llmperf.reports.html.chart import Chart, axis, label, short
 from pytest_llmperf.reports.html.single import bars
 from pytest_llmperf.reports.run import Run
+from pytest_llmperf.reports.shifts import Series, Shift
 from pytest_llmperf.reports.table import shape
-from pytest_llmperf.results import Result, Row
+from pytest_llmperf.results import Result
 from pytest_llmperf.units import percent, short_number
 
 _LOADS: Mapping[str, str] = {
@@ -41,11 +41,6 @@ def charts(run: Run) -> list[Chart]:
     return [*maps, *(chart for chart in (*grown, *roofs) if chart is not None)]
 
 
-def _median(result: Result, metric: str) -> Row | None:
-    rows = (row for row in result.rows if row.metric == metric and row.statistic == "median" and row.value is not None)
-    return next(rows, None)
-
-
 @dataclass(frozen=True)
 class _Family:
     """What measurements have in common that differ in nothing but sizes of the workload."""
@@ -63,7 +58,7 @@ def _families(run: Run, metric: str, *sizes: str) -> dict[_Family, list[Result]]
     found: dict[_Family, list[Result]] = {}
     for result in run.results:
         workload = result.workload
-        if _median(result, metric) is None or workload.mix or workload.prompt or None in _place(result, sizes):
+        if metric not in result.medians or workload.mix or workload.prompt or None in _place(result, sizes):
             continue
         others = tuple(getattr(workload, name) for name in rest)
         family = _Family(result.key.partition("::")[0], result.target, result.device, result.variant, others)
@@ -99,7 +94,7 @@ def over(run: Run, size: str, metric: str) -> Chart | None:
     data: list[dict[str, Any]] = []
     told = []
     for family, results in families[:_MOST_LINES]:
-        rows = [row for result in results if (row := _median(result, metric))]
+        rows = [result.medians[metric] for result in results]
         sizes = [_number(result, size) for result in results]
         values = [row.value or 0.0 for row in rows]
         name = " · ".join(filter(None, [family.module, family.variant, _told_rest(results[0], size)]))
@@ -160,9 +155,7 @@ def heat_maps(run: Run, metric: str) -> list[Chart]:
         outputs = sorted({result.workload.output_tokens for result in results})
         if len(prompts) < 2 or len(outputs) < 2:
             continue
-        values = {
-            _place(r, ("prompt_tokens", "output_tokens")): row.value for r in results if (row := _median(r, metric))
-        }
+        values = {_place(r, ("prompt_tokens", "output_tokens")): r.medians[metric].value for r in results}
         cells = [[values.get((prompt, output)) for prompt in prompts] for output in outputs]
         told = ", ".join(f"{p} → {o}: {short_number(v)} ms" for (p, o), v in sorted(values.items()) if v is not None)
         data = [
