@@ -109,8 +109,8 @@ def _check_reports(config: pytest.Config) -> None:
     known: dict[str, str] = {}
     asked = {name: file for name in REPORTS if (file := report_file(config, name)) is not None}
     for name, file in all_files(asked).items():
-        flag = f"--llmperf-{option_of(name)}"
-        told = f"{flag}={option(config, name)}" if name in asked else f"{flag} ({file.name})"
+        flag = option_of(name)
+        told = f"--llmperf-{flag}={option(config, flag.replace('-', '_'))}"
         try:
             is_folder = file.is_dir()
         except OSError as error:  # its name is too long

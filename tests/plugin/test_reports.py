@@ -271,7 +271,7 @@ def test_a_report_that_cannot_be_written_fails_the_run_and_costs_no_other(suite:
 
 def test_the_second_file_of_an_option_is_missed_in_the_name_of_that_option(tmp_path: Path) -> None:
     (tmp_path / "c.bigger.json").mkdir()
-    fault = write(all_files({"custom_json": tmp_path / "c.json"}), Run("2026"))
+    _, fault = write(all_files({"custom_json": tmp_path / "c.json"}), Run("2026"))
     assert fault.startswith(f"--llmperf-custom-json {tmp_path}/")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["c.bigger.json", "c.json"]
 
