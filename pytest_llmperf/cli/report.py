@@ -21,6 +21,8 @@ from pytest_llmperf.reports.writers import NAMES, all_files, option_of, text_of
 def report(parsed: argparse.Namespace) -> int:
     """Show reports again; exit status 1 if what they tell of failed."""
     files = _asked(parsed)
+    if parsed.recompute and (files or parsed.annotations):
+        raise UsageError("--recompute tells where verdicts differ, and writes nothing: ask for reports in another call")
     run = document.merged([document.read(file) for file in parsed.files])
     if parsed.recompute:
         return _recomputed(run)

@@ -11,7 +11,6 @@ import pytest
 
 from pytest_llmperf.errors import UsageError, did_you_mean
 from pytest_llmperf.options import OPTIONS, choose
-from pytest_llmperf.reports.writers import all_files, option_of
 
 REPORTS = ("json", "markdown", "custom_json", "history", "html")
 """Options that name the file of a report, in the order of writing: the page shows the history."""
@@ -106,8 +105,12 @@ def check_options(config: pytest.Config) -> None:
 
 
 def _check_reports(config: pytest.Config) -> None:
-    known: dict[str, str] = {}
     asked = {name: file for name in REPORTS if (file := report_file(config, name)) is not None}
+    if not asked:
+        return
+    from pytest_llmperf.reports.writers import all_files, option_of
+
+    known: dict[str, str] = {}
     for name, file in all_files(asked).items():
         flag = option_of(name)
         told = f"--llmperf-{flag}={option(config, flag.replace('-', '_'))}"

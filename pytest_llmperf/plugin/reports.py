@@ -12,7 +12,6 @@ import pytest
 
 from pytest_llmperf.errors import ReportError
 from pytest_llmperf.plugin.config import REPORTS, report_file
-from pytest_llmperf.reports.writers import all_files, option_of, text_of
 from pytest_llmperf.units import without_halves
 
 if TYPE_CHECKING:
@@ -25,6 +24,7 @@ def asked_for(config: pytest.Config) -> dict[str, Path]:
     if not files:
         return {}
     from pytest_llmperf.plugin.child import CHILD
+    from pytest_llmperf.reports.writers import all_files
 
     return {} if CHILD in config.stash else all_files(files)
 
@@ -35,6 +35,8 @@ def write(files: Mapping[str, Path], run: Run) -> tuple[list[Path], str]:
     Returns:
         What was written; what could not be, and why.
     """
+    from pytest_llmperf.reports.writers import option_of
+
     written, faults = [], []
     for name, file in files.items():
         try:
@@ -46,6 +48,8 @@ def write(files: Mapping[str, Path], run: Run) -> tuple[list[Path], str]:
         except (ReportError, OSError) as error:
             fault = f"{file}: {error.strerror or error}" if isinstance(error, OSError) else str(error)
             faults.append(f"--llmperf-{option_of(name)} {fault}")
+        except Exception as error:  # ours: it must cost neither the other reports nor what the run has to say
+            faults.append(f"--llmperf-{option_of(name)} {file}: {type(error).__name__}: {error}")
     return written, "; ".join(faults)
 
 
@@ -57,9 +61,11 @@ def _append(history: Path, run: Run) -> bool:
 
 
 def _text(name: str, run: Run, history: Path | None) -> str:
+    from pytest_llmperf.reports.history import History, earlier
+    from pytest_llmperf.reports.writers import text_of
+
     if name != "html" or history is None:
         return text_of(name, run)
-    from pytest_llmperf.reports.history import History, earlier
 
     known = History()
     with contextlib.suppress(ReportError):  # nothing was added to it, and that has been told

@@ -106,13 +106,18 @@ def test_what_an_input_asks_for_in_vain_is_an_annotation(tmp_path: Path) -> None
 def test_a_module_that_cannot_be_imported_is_annotated_from_the_top_of_the_repository_on(
     suite: pytest.Pytester, capsys: pytest.CaptureFixture[str], git_settings: None
 ) -> None:
-    git(suite.path.parent, "init", "--quiet", str(suite.path.parent))
-    suite.makepyfile(test_torn="import nowhere")
-    assert suite.runpytest("--llmperf-json=report.json").ret == 2
+    git(suite.path, "init", "--quiet")
+    below = suite.mkdir("below")
+    (below / "pytest.ini").write_text("[pytest]\n")
+    (below / "test_torn.py").write_text("import nowhere\n")
+    assert suite.runpytest(f"--rootdir={below}", f"--config-file={below / 'pytest.ini'}", "below", REPORT).ret == 2
     capsys.readouterr()
     assert main(["report", str(suite.path / "report.json"), "--annotations"]) == 1
     told = capsys.readouterr().out
-    assert f"::error file={suite.path.name}/test_torn.py,line=1,title=failed%3A test_torn.py::" in told
+    assert "::error file=below/test_torn.py,line=1,title=failed%3A test_torn.py::" in told
+
+
+REPORT = "--llmperf-json=report.json"
 
 
 def test_only_the_step_that_comments_knows_the_token() -> None:

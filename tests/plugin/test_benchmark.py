@@ -42,6 +42,12 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
+@pytest.fixture(autouse=True)
+def not_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """pytest-benchmark takes an inner run for a worker's where the tests are spread themselves."""
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+
+
 def run(suite: pytest.Pytester, text: str, *arguments: str) -> pytest.RunResult:
     suite.makepyfile(test_chat=HEAD + text)
     return suite.runpytest("--benchmark-max-time=0.01", "--benchmark-min-rounds=1", *arguments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 from dataclasses import dataclass
@@ -11,8 +12,10 @@ from xml.etree import ElementTree
 
 import pytest
 
+from pytest_llmperf.errors import UsageError
 from pytest_llmperf.plugin.benchmark import publishing_flags
 from pytest_llmperf.plugin.child import CHILD, Child, resolved_options
+from pytest_llmperf.plugin.config import check_options
 from pytest_llmperf.plugin.reports import asked_for, write
 from pytest_llmperf.reports import document
 from pytest_llmperf.reports.run import Run
@@ -276,6 +279,13 @@ def test_the_second_file_of_an_option_is_missed_in_the_name_of_that_option(tmp_p
     assert sorted(file.name for file in tmp_path.iterdir()) == ["c.bigger.json", "c.json"]
 
 
+def test_a_report_that_fails_costs_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.import_module("pytest_llmperf.reports.markdown"), "written", lambda run: 1 / 0)
+    done, fault = write({"markdown": tmp_path / "r.md", "json": tmp_path / "r.json"}, Run("2026"))
+    assert done == [tmp_path / "r.json"]
+    assert fault == f"--llmperf-markdown {tmp_path / 'r.md'}: ZeroDivisionError: division by zero"
+
+
 @pytest.mark.parametrize("flag", ["json", "markdown", "custom-json"])
 def test_a_folder_is_no_file(suite: pytest.Pytester, flag: str) -> None:
     suite.mkdir("here")
@@ -296,14 +306,14 @@ def test_a_folder_is_no_file(suite: pytest.Pytester, flag: str) -> None:
 def test_no_report_replaces_another(pytester: pytest.Pytester, one: str, other: str) -> None:
     (pytester.path / "link").symlink_to("r")
     flags = (f"--llmperf-{one}", f"--llmperf-{other}")
-    with pytest.raises(pytest.UsageError, match=f"{flags[0]} and {flags[1]}: one would replace the other"):
-        pytester.parseconfigure(*flags)
-    assert pytester.parseconfigure("--llmperf-json=/dev/null", "--llmperf-markdown=/dev/null")
+    with pytest.raises(UsageError, match=f"{flags[0]} and {flags[1]}: one would replace the other"):
+        check_options(pytester.parseconfig(*flags))
+    check_options(pytester.parseconfig("--llmperf-json=/dev/null", "--llmperf-markdown=/dev/null"))
 
 
 def test_a_name_that_no_file_can_have_is_told_at_once(pytester: pytest.Pytester) -> None:
-    with pytest.raises(pytest.UsageError, match=r"^--llmperf-json=x+: File name too long$"):
-        pytester.parseconfigure(f"--llmperf-json={'x' * 300}")
+    with pytest.raises(UsageError, match=r"^--llmperf-json=x+: File name too long$"):
+        check_options(pytester.parseconfig(f"--llmperf-json={'x' * 300}"))
 
 
 @pytest.mark.usefixtures("git_settings")

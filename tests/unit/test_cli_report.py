@@ -126,6 +126,14 @@ def test_a_verdict_that_does_not_follow_is_told(run: Any, broken: Path) -> None:
     assert out.endswith("1 recomputed: 2 differ\n")
 
 
+def test_recomputing_writes_no_reports(run: Any, tmp_path: Path) -> None:
+    write(tmp_path / "r.json", evidence(8.0), gate(tmp_path / "none"))
+    status, _, err = run("r.json", "--recompute", "--markdown", "m.md")
+    assert status == 4
+    assert "--recompute tells where verdicts differ, and writes nothing" in err
+    assert not (tmp_path / "m.md").exists()
+
+
 # `llmperf compare` and `show` of the same files
 
 
