@@ -4,10 +4,12 @@ RUN := $(VENV)/bin
 READY := $(VENV)/.ready
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help demo test lint workflows clean
+.PHONY: help ready demo test lint workflows clean
 
 help:  ## show this
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+
+ready: $(READY)  ## set up the environment, and nothing else
 
 demo: $(READY)  ## run the example suite on random-weight models; nothing is downloaded
 	$(RUN)/pytest examples $(ARGS)

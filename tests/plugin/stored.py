@@ -80,8 +80,9 @@ class Stored:
         return self.pytester.runpytest(*arguments)
 
     def alone(self, *arguments: str) -> pytest.RunResult:
-        """A run in a process of its own."""
-        return self.pytester.runpytest_subprocess(*arguments, timeout=120)
+        """A run in a process of its own, without plugins that take as long to import as all else."""
+        without = ("-p", "no:hypothesispytest", "-p", "no:benchmark")
+        return self.pytester.runpytest_subprocess(*without, *arguments, timeout=120)
 
     def record(self, text: str, *arguments: str, name: str = "test_chat") -> pytest.RunResult:
         self.write(text, name)
