@@ -12,7 +12,7 @@ from pytest_llmperf.demand import decode_bytes, prefill_bytes, prefill_flops
 from pytest_llmperf.metrics import CATALOGUE
 from pytest_llmperf.model import Measurement, Unknown, Workload
 from pytest_llmperf.profiling.roofline import Floor, roofline
-from pytest_llmperf.reports.html.chart import Chart, axis, label, short
+from pytest_llmperf.reports.html.chart import Chart, axis, label, short, upright
 from pytest_llmperf.reports.html.single import bars
 from pytest_llmperf.reports.run import Run
 from pytest_llmperf.reports.shifts import Series, Shift
@@ -121,7 +121,7 @@ def over(run: Run, size: str, metric: str) -> Chart | None:
         "yaxis": axis(metric, type="log", dtick=1) if _far_apart(data) else axis(metric, rangemode="tozero"),
         "showlegend": True,
     }
-    name = CATALOGUE[metric].name.removesuffix("_ms").upper()
+    name = metric.removesuffix("_ms").upper()
     return Chart(f"{name} against {_LOADS[size]}", f"{'; '.join(told)}.", data, layout, height=260 + 18 * len(data))
 
 
@@ -267,15 +267,7 @@ def _trend(series: Series, found: Sequence[Shift]) -> Chart:
     parts += [f"From {shift_code(shift)} on {told_shift(shift)}." for shift in found] or ["No change point."]
     parts += [f"The last {_MOST_RUNS} are drawn."] if skipped else []
     lines = [
-        {
-            "type": "line",
-            "x0": shift.index - skipped - 0.5,
-            "x1": shift.index - skipped - 0.5,
-            "y0": 0,
-            "y1": 1,
-            "yref": "paper",
-            "line": {"color": "regressed" if shift.is_worse else "improved", "dash": "dot", "width": 1.5},
-        }
+        upright(shift.index - skipped - 0.5, color="regressed" if shift.is_worse else "improved", dash="dot", width=1.5)
         for shift in drawn
     ]
     places = sorted({0, len(runs) - 1, *(shift.index - skipped for shift in drawn)})

@@ -59,6 +59,11 @@ def axis(title: str, **more: Any) -> dict[str, Any]:
     return {"title": {"text": title}, **more}
 
 
+def upright(at: float, **line: Any) -> dict[str, Any]:
+    """A line over the whole height, at one place of the horizontal axis."""
+    return {"type": "line", "x0": at, "x1": at, "y0": 0, "y1": 1, "yref": "paper", "line": line}
+
+
 def colour(verdict: Verdict | None) -> str:
     """Of what came to that verdict."""
     return verdict.value.lower() if verdict is not None else "none"

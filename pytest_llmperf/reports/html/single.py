@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pytest_llmperf.model import Measurement, Round, Sample, quantile, split
-from pytest_llmperf.reports.html.chart import Chart, axis, colour, label, short, thinned
+from pytest_llmperf.reports.html.chart import Chart, axis, colour, label, short, thinned, upright
 from pytest_llmperf.reports.table import row_name
 from pytest_llmperf.results import Result, Row
 from pytest_llmperf.units import milliseconds, percent, short_number
@@ -42,10 +43,7 @@ def timeline(measurement: Measurement) -> Chart | None:
     shown = thinned(taken.traces, _MOST_REQUESTS)
     data, thin = [], False
     for number, trace in enumerate(shown, 1):
-        counts = trace.counts or (1,) * len(trace.arrivals)
-        tokens = (
-            [sum(counts[: place + 1]) for place in range(len(counts))] if trace.counts else range(1, len(counts) + 1)
-        )
+        tokens = itertools.accumulate(trace.counts or (1,) * len(trace.arrivals))
         points = [(trace.sent, 0), *zip(trace.arrivals, tokens, strict=True)]
         kept = thinned(points, _MOST_TOKENS)
         thin = thin or len(kept) < len(points)
@@ -102,15 +100,14 @@ def gaps(measurement: Measurement) -> Chart | None:
         "xaxis": axis("ms between tokens"),
         "yaxis": axis("gaps"),
         "bargap": 0.05,
-        "shapes": [_upright(middle, "solid"), _upright(high, "dot")],
+        "shapes": [_mark(middle, "solid"), _mark(high, "dot")],
         "annotations": [_above(middle, "median"), _above(high, "p99")],
     }
     return Chart("Gaps between tokens", told, data, layout)
 
 
-def _upright(at: float, dash: str) -> dict[str, Any]:
-    line = {"color": "text", "width": 1, "dash": dash}
-    return {"type": "line", "x0": at, "x1": at, "y0": 0, "y1": 1, "yref": "paper", "line": line}
+def _mark(at: float, dash: str) -> dict[str, Any]:
+    return upright(at, color="text", width=1, dash=dash)
 
 
 def _above(at: float, text: str) -> dict[str, Any]:
@@ -139,7 +136,7 @@ def compared(result: Result) -> Chart | None:
     layout = {
         "xaxis": axis("change, with its 95 % interval", ticksuffix=" %", rangemode="tozero"),
         "yaxis": {"autorange": "reversed", "automargin": True, "type": "category"},
-        "shapes": [_upright(0, "solid")],
+        "shapes": [_mark(0, "solid")],
     }
     return Chart("Base against head", told, data, layout, height=90 + 24 * len(rows))
 
