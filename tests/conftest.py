@@ -57,18 +57,13 @@ def llmperf_command(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Callable[..., tuple[Any, str, str]]:
     """Exit status, standard output and standard error of the command `llmperf`, called in a folder of its own."""
-    from pytest_llmperf.cli import main
+    from tests.commands import called
 
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: object) -> tuple[Any, str, str]:
         capsys.readouterr()
-        status: Any
-        try:
-            status = main([str(argument) for argument in arguments])
-        except SystemExit as exit_:
-            status = exit_.code
-        return status, *capsys.readouterr()
+        return called(capsys, *arguments)
 
     return run
 

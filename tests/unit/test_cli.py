@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import json
 import re
@@ -10,6 +11,7 @@ import pytest
 
 from pytest_llmperf.cli import main
 from pytest_llmperf.metrics import CATALOGUE
+from tests.commands import called
 from tests.fakes import TINY
 
 SMALL = "random:gpt2?n_embd=16&n_head=2&n_layer=1&n_positions=64&vocab_size=50"
@@ -27,15 +29,7 @@ def _little_to_collect():
 @pytest.fixture
 def run(capfd):
     """Exit status, standard output and standard error of a command, file descriptors included."""
-
-    def run_with(*arguments):
-        try:
-            status = main([str(argument) for argument in arguments])
-        except SystemExit as exit_:
-            status = exit_.code
-        return status, *capfd.readouterr()
-
-    return run_with
+    return functools.partial(called, capfd)
 
 
 def measure(run, *arguments, target=SMALL):
