@@ -9,6 +9,7 @@ import math
 import re
 import signal
 from collections.abc import Mapping
+from datetime import datetime, timezone
 
 MIB = 2**20
 
@@ -110,6 +111,11 @@ def short_bytes(count: float) -> str:
 def short_duration(seconds: float) -> str:
     """`20 s`, `3 min`: for what is about to be waited for."""
     return f"{max(1, round(seconds))} s" if seconds < 90 else f"{round(seconds / 60)} min"
+
+
+def now() -> str:
+    """The moment, in UTC, as what is recorded names it: `2026-01-31T12:00:00+00:00`."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def how_ended(status: int) -> str:

@@ -10,7 +10,6 @@ import platform
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
 from pathlib import Path
 
 from pytest_llmperf import nvml
@@ -40,11 +39,6 @@ def environment_of(target: Target, threads: int | None) -> Environment:
         versions=software,
         machine=machine(device),
     )
-
-
-def now() -> str:
-    """The moment that a session's `recorded` names, in UTC."""
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def versions() -> dict[str, str]:

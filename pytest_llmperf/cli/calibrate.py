@@ -8,7 +8,6 @@ import sys
 
 from rich.console import Console
 
-from pytest_llmperf.baselines.environment import now
 from pytest_llmperf.baselines.noise import FEWEST_DAYS, days_of, noise_of, own_of
 from pytest_llmperf.baselines.schema import NoiseFile
 from pytest_llmperf.baselines.store import Store
@@ -22,7 +21,7 @@ from pytest_llmperf.options import OPTIONS
 from pytest_llmperf.reports.noise import Level, noise_text
 from pytest_llmperf.reports.terminal import standard_output
 from pytest_llmperf.targets import LoadOptions, resolve
-from pytest_llmperf.units import short_duration
+from pytest_llmperf.units import now, short_duration
 from pytest_llmperf.verdict.comparison import PAIRED_ROUNDS, most_pairs, precise_enough
 
 TARGET = "random:gpt2?n_layer=2&n_embd=256&n_head=4&vocab_size=1000"

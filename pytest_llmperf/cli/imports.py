@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from pytest_llmperf.baselines.environment import commit, now
+from pytest_llmperf.baselines.environment import commit
 from pytest_llmperf.baselines.schema import Recording
 from pytest_llmperf.baselines.store import Store
 from pytest_llmperf.cli import check_folder, show
@@ -23,6 +23,7 @@ from pytest_llmperf.reports.recorded import Recorded
 from pytest_llmperf.reports.terminal import summary
 from pytest_llmperf.results import Result
 from pytest_llmperf.settings import Settings, check, merge
+from pytest_llmperf.units import now
 
 _KEY = re.compile(r"(cpu|cuda|mps|served)-[A-Za-z0-9._-]+")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from pytest_llmperf.baselines.compare import Rules
-from pytest_llmperf.baselines.environment import commit, now
+from pytest_llmperf.baselines.environment import commit
 from pytest_llmperf.baselines.store import Store
 from pytest_llmperf.cli import check_folder, show
 from pytest_llmperf.errors import LlmperfError
@@ -23,6 +23,7 @@ from pytest_llmperf.reports.terminal import standard_output, summary
 from pytest_llmperf.results import Result
 from pytest_llmperf.session import Defaults, Llm, Session
 from pytest_llmperf.settings import Settings, check
+from pytest_llmperf.units import now
 from pytest_llmperf.workloads import grid
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pytest_llmperf.against import Against
-from pytest_llmperf.baselines.environment import commit, cpu_model, now, nvidia_gpus, versions
+from pytest_llmperf.baselines.environment import commit, cpu_model, nvidia_gpus, versions
 from pytest_llmperf.baselines.store import Store
 from pytest_llmperf.duet.repository import base_of
 from pytest_llmperf.errors import DeviceMissingError, LlmperfError, NoRoomError
@@ -30,6 +30,7 @@ from pytest_llmperf.plugin.xdist import RECORDED
 from pytest_llmperf.reports.table import row_name
 from pytest_llmperf.results import Result, Row
 from pytest_llmperf.session import Defaults, Llm, Session
+from pytest_llmperf.units import now
 
 LLM = pytest.StashKey[Llm]()
 RESULTS = pytest.StashKey[list[Result]]()

@@ -6,7 +6,6 @@ Only the process that has the terminal writes; workers send plain data.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,6 +14,7 @@ from pytest_llmperf.errors import BaselineError
 from pytest_llmperf.plugin.collected import Collected, module_of
 from pytest_llmperf.plugin.config import baselines_folder, is_recording, option
 from pytest_llmperf.plugin.reports import asked_for, write
+from pytest_llmperf.units import now
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,7 +31,7 @@ class Seen:
         self._config = config
         self._collected = collected
         self._grouped = config.getoption("dist", "no") == "loadgroup"
-        self._began = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        self._began = now()
         self._results: dict[str, dict[str, Any]] = {}
         self._bases: dict[str, dict[str, Any]] = {}
         """By key, what verdicts rest on; where a report is to have it."""

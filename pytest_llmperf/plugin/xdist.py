@@ -12,13 +12,13 @@ import shutil
 import tempfile
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pytest_llmperf.plugin.config import WIDTH, width
+from pytest_llmperf.units import now
 
 FOLDER = "llmperf_folder"
 """Where a worker finds the run's folder in its `workerinput`."""
@@ -35,7 +35,7 @@ class Controller:
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self._folder: Path | None = None
-        self._begun = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        self._begun = now()
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
