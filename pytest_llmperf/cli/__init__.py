@@ -65,13 +65,9 @@ def _parser() -> argparse.ArgumentParser:
     measuring.add_argument("--concurrency", type=_sizes, default=[1], metavar="N[,N…]", help="of a server")
     measuring.add_argument("--prompt", metavar="TEXT", help="text instead of --prompt-tokens; measures tokenization")
     _add_options(measuring, "device", "dtype", "threads", "rounds", "max_time")
-    measuring.add_argument(
-        "--limit", action="append", default=[], metavar="LIMIT", help="as 'ttft_ms < 50'; repeatable"
-    )
-    measuring.add_argument(
-        "--json", type=Path, metavar="FILE", help="write everything seen as JSON; - for standard output"
-    )
-    measuring.add_argument("-v", "--verbose", action="count", default=0, help="every metric; -vv: samples too")
+    _add_limits(measuring, "ttft_ms < 50")
+    _add_json(measuring)
+    _add_verbose(measuring)
     measuring.set_defaults(run=_command("measure", "measure"))
     _add_profile(commands)
     _add_sweep(commands)
@@ -125,7 +121,7 @@ def _add_report(commands: Any) -> None:
     reporting.add_argument(
         "--recompute", action="store_true", help="judge anew from what the reports hold, and tell what differs"
     )
-    reporting.add_argument("-v", "--verbose", action="count", default=0, help="every metric; -vv: samples too")
+    _add_verbose(reporting)
     reporting.set_defaults(run=_command("report", "report"))
 
 
@@ -163,9 +159,7 @@ def _add_sweep(commands: Any) -> None:
         "load is borne.",
     )
     sweeping.add_argument("target", metavar="TARGET")
-    sweeping.add_argument(
-        "--limit", action="append", default=[], metavar="LIMIT", help="as 'ttft_ms.p95 < 500'; repeatable"
-    )
+    _add_limits(sweeping, "ttft_ms.p95 < 500")
     loads = sweeping.add_mutually_exclusive_group()
     loads.add_argument(
         "--concurrency", type=_sizes, nargs="?", const=[], default=[], metavar="N[,N…]", help="requests in flight"
@@ -179,9 +173,7 @@ def _add_sweep(commands: Any) -> None:
     sweeping.add_argument("--shared-prefix-tokens", type=_checked(whole), metavar="N", help="all prompts begin alike")
     sweeping.add_argument("--requests", type=_checked(whole), metavar="N", help="whose figures count in a round")
     _add_options(sweeping, "rounds", "max_time")
-    sweeping.add_argument(
-        "--json", type=Path, metavar="FILE", help="write everything seen as JSON; - for standard output"
-    )
+    _add_json(sweeping)
     sweeping.set_defaults(run=_command("sweep", "sweep"))
 
 
@@ -288,9 +280,7 @@ def _add_import(commands: Any) -> None:
     importing.add_argument(
         "--select", action="append", default=[], metavar="LABEL", help="of several loads this one; repeatable"
     )
-    importing.add_argument(
-        "--limit", action="append", default=[], metavar="LIMIT", help="as 'ttft_ms < 500'; repeatable"
-    )
+    _add_limits(importing, "ttft_ms < 500")
     recording = importing.add_mutually_exclusive_group()
     recording.add_argument("--update", action="store_true", help="record it as the baseline")
     recording.add_argument("--append", action="store_true", help="record it as one more session of the baseline")
@@ -306,10 +296,8 @@ def _add_import(commands: Any) -> None:
         help="folder of the baselines (default: baselines)",
     )
     _add_options(importing, "tolerance", "strict")
-    importing.add_argument(
-        "--json", type=Path, metavar="FILE", help="write everything seen as JSON; - for standard output"
-    )
-    importing.add_argument("-v", "--verbose", action="count", default=0, help="every metric; -vv: samples too")
+    _add_json(importing)
+    _add_verbose(importing)
     importing.set_defaults(run=_command("imports", "import_"))
 
 
@@ -396,6 +384,20 @@ def _checked(parse: Callable[[str], Any]) -> Callable[[str], Any]:
             raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
 
     return parse_argument
+
+
+def _add_limits(parser: argparse.ArgumentParser, example: str) -> None:
+    parser.add_argument("--limit", action="append", default=[], metavar="LIMIT", help=f"as '{example}'; repeatable")
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write everything seen as JSON; - for standard output"
+    )
+
+
+def _add_verbose(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-v", "--verbose", action="count", default=0, help="every metric; -vv: samples too")
 
 
 def _add_options(parser: argparse.ArgumentParser, *names: str) -> None:
