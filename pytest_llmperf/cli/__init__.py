@@ -405,6 +405,7 @@ def _add_options(parser: argparse.ArgumentParser, *names: str) -> None:
     for name in names:
         option = OPTIONS[name]
         flag = f"--{name.replace('_', '-')}"
+        told = option.help.replace("%", "%%")  # argparse formats it
         parser.add_argument(
-            flag, type=_checked(option.parse), default=option.default, metavar=option.metavar, help=option.help
+            flag, type=_checked(option.parse), default=option.default, metavar=option.metavar, help=told
         )

@@ -231,7 +231,13 @@ def test_a_command_line_that_is_none_is_exit_status_4_with_usage(run, arguments)
     assert err.startswith("usage: llmperf")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["measure", "--help"], ["metrics", "--help"]])
+COMMANDS = [
+    *("metrics", "measure", "profile", "sweep", "show", "compare", "merge", "accept", "calibrate", "import"),
+    *("report", "init"),
+]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], *([command, "--help"] for command in COMMANDS)])
 def test_help_is_exit_status_0(run, arguments):
     status, out, err = run(*arguments)
     assert (status, err) == (0, "")
