@@ -356,6 +356,11 @@ def test_what_nvml_refuses_is_unknown_with_its_reason_and_the_rest_is_seen(
     with gpus.watch() as watch:
         gpus.machine.passes(1)
         assert watch.look() == ""
+    decisive = {"slowed": "heat and power brakes", "foreign": "the work of other processes"}
+    might = [decisive[name] for name in unseen if name in decisive]
+    assert [told.partition(" could not be seen on cuda:0 (")[0] for told in watch.unseen] == [
+        *filter(None, [" and ".join(might)])
+    ]
     seen = watch.seen.gpus[0]
     assert [name for name in ALL if isinstance(getattr(seen, name), Unknown)] == unseen
     assert all(str(pynvml.NVMLError(number)) in getattr(seen, name).reason for name in unseen)
@@ -382,6 +387,7 @@ def test_in_a_duet_the_other_sides_work_is_not_foreign_and_heat_disturbs(monkeyp
         gpus.machine.passes(1)
         assert watch.look() == "cuda:0 was slowed down by its temperature"
     assert watch.seen.gpus[0].foreign == why
+    assert watch.unseen == (), "it is said elsewhere"
 
 
 def test_without_a_gpu_nvml_is_not_opened(monkeypatch: pytest.MonkeyPatch) -> None:
