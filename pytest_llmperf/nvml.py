@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -53,3 +53,15 @@ def process_bytes(pids: Collection[int], whose: str) -> int | Unknown:
     if None in used:
         return Unknown(f"NVML does not say how much memory {whose} uses")
     return int(sum(used))
+
+
+def used_bytes(uuids: Sequence[str]) -> int | Unknown:
+    """What is in use on these GPUs, by whatever process."""
+    with opened() as library:
+        if isinstance(library, Unknown):
+            return library
+        try:
+            gpus = [library.nvmlDeviceGetHandleByUUID(uuid.encode()) for uuid in uuids]
+            return sum(int(library.nvmlDeviceGetMemoryInfo(gpu).used) for gpu in gpus)
+        except library.NVMLError as error:
+            return Unknown(f"NVML: {error}")

@@ -13,6 +13,7 @@ from pathlib import Path
 from pytest_llmperf import metrics
 from pytest_llmperf.collector import collector_quiet
 from pytest_llmperf.measure import served
+from pytest_llmperf.measure.leaks import leak_note
 from pytest_llmperf.measure.memory import memory_pass, peak_rss
 from pytest_llmperf.measure.quiet import torch_threads
 from pytest_llmperf.measure.rounds import Effort, Need, take, warm_up
@@ -121,7 +122,7 @@ def measure(
     serve = server(target, workload, upcoming, clock)
     with torch_threads(effort.threads):
         if effort.smoke:
-            rounds, warm, memory, counts = [serve()], [], Memory(), Counts()
+            rounds, warm, memory, counts, leaking = [serve()], [], Memory(), Counts(), ""
         else:
             progress("warming up")
             with peak_rss() as rss:
@@ -130,13 +131,14 @@ def measure(
             compiled = compilations()
             rounds = taken(Serving(target, workload, effort, upcoming, prefills, serve, warm, clock, progress))
             compiled = compilations() - compiled
+            leaking = leak_note(rounds, target.device)
             if remote is not None:
                 memory, counts = served.passes(remote)
             else:
                 passes = _Passes(target, workload, effort, rounds[-1], clock, progress)
                 memory = dataclasses.replace(passes.memory(next(upcoming)), peak_rss=rss.value)
                 counts = passes.counts(memory, compiled, file)
-    notes = _slowed() if remote is None else served.notes(remote, rounds)
+    notes = (_slowed(), leaking) if remote is None else served.notes(remote, rounds)
     without_trace = untraced(file, counts.prefill.ops) if file is not None else ""
     fresh = not isinstance(load, Unknown)
     seen = metrics.summarize(
@@ -191,10 +193,10 @@ class _Passes:
         )
 
 
-def _slowed() -> tuple[str, ...]:
+def _slowed() -> str:
     """Whether the user's own look at operators took its time, too."""
     occupied = busy()
-    return () if occupied is None else (f"times are slower than without it: {occupied.reason}",)
+    return "" if occupied is None else f"times are slower than without it: {occupied.reason}"
 
 
 _RUNNING = Unknown("the server was running before the test asked it")
@@ -243,7 +245,8 @@ def server(target: Target, workload: Workload, upcoming: Iterator[Request], cloc
         request = next(upcoming)
         target.device.synchronize()
         with collector_quiet():
-            return Round((target.run(request, clock),))
+            trace = target.run(request, clock)
+        return Round((trace,), held=target.device.held_bytes())
 
     return serve
 

@@ -266,7 +266,8 @@ def test_threads_are_left_alone_where_none_are_asked_for():
 def test_a_real_model_has_every_metric_that_a_cpu_can_have():
     target = resolve(TINY).load(LoadOptions(device="cpu"))
     seen = measure(target, Workload(8, 4), Effort(rounds=3), load=0.5)
-    without_device = {"peak_reserved_mib", "process_gpu_mib", "kernels_per_token"}
+    of_gpus = {"process_gpu_mib", "device_gpu_mib", "kernels_per_token"}
+    without_device = {"peak_reserved_mib", "fragmentation_mib", *of_gpus}
     of_loads = {"goodput_per_s", "failed_share", "cost_per_million_tokens", "acceptance_rate"}
     assert set(seen.unknown) == {"tokenize_ms", "detokenize_ms", *without_device, *of_loads}
     assert seen.prefill_ms < seen.ttft_ms < seen.latency_ms

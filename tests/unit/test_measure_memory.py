@@ -335,5 +335,5 @@ def test_an_nvml_that_fails_leaves_it_unknown_and_closed(monkeypatch, on_gpu, fa
 def test_a_whole_measurement_knows_all_but_what_the_cpu_lacks():
     seen = measure(GPT2.load(CPU), WORKLOAD, Effort(rounds=1)).memory
     unknown = {name for name in Memory.__dataclass_fields__ if isinstance(getattr(seen, name), Unknown)}
-    assert unknown == {"reserved", "process_gpu"}
+    assert unknown == {"reserved", "fragmentation", "process_gpu", "device_gpu"}
     assert seen.peak_rss > seen.weights
