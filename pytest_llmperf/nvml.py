@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -53,6 +54,25 @@ def process_bytes(pids: Collection[int], whose: str) -> int | Unknown:
     if None in used:
         return Unknown(f"NVML does not say how much memory {whose} uses")
     return int(sum(used))
+
+
+def other_processes(uuids: Sequence[str]) -> Mapping[int, int] | Unknown:
+    """What each other process computes with on these GPUs, by its id; those of whom NVML does not say are left out."""
+    own = own_pid()
+    if isinstance(own, Unknown):
+        return own
+    held: Counter[int] = Counter()
+    with opened() as library:
+        if isinstance(library, Unknown):
+            return library
+        try:
+            for uuid in uuids:
+                handle = library.nvmlDeviceGetHandleByUUID(uuid.encode())
+                for process in library.nvmlDeviceGetComputeRunningProcesses(handle):
+                    held[process.pid] += process.usedGpuMemory or 0
+        except library.NVMLError as error:
+            return Unknown(f"NVML: {error}")
+    return {pid: size for pid, size in held.items() if size and pid != own}
 
 
 def used_bytes(uuids: Sequence[str]) -> int | Unknown:

@@ -53,6 +53,7 @@ class FakeDevice:
         self.calls: list[str] = []
         self.peak, self.end, self.available = peak, end, available
         self.held: Iterator[int | Unknown] = itertools.repeat(2**20)
+        self.stretches: Iterator[tuple[int | Unknown, int | Unknown]] = itertools.repeat((3 * 2**20, 2 * 2**20))
 
     def stamp(self, clock: Clock) -> float:
         self.calls.append("stamp")
@@ -71,7 +72,7 @@ class FakeDevice:
         track = MemoryTrack()
         yield track
         track.peak, track.end = self.peak, self.end
-        track.reserved, track.allocated = 3 * 2**20, 2 * 2**20
+        track.reserved, track.allocated = next(self.stretches)
 
     def held_bytes(self) -> int | Unknown:
         self.calls.append("held")

@@ -9,9 +9,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from pytest_llmperf import metrics
 from pytest_llmperf.collector import collector_quiet
+from pytest_llmperf.errors import OutOfMemoryTargetError, forget_frames
 from pytest_llmperf.measure import served
 from pytest_llmperf.measure.leaks import leak_note
 from pytest_llmperf.measure.memory import memory_pass, peak_rss
@@ -46,9 +48,11 @@ __all__ = [
     "requests",
     "server",
     "torch_threads",
+    "with_room",
 ]
 
 Progress = Callable[[str], None]
+Done = TypeVar("Done")
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,7 @@ def measure(
     objectives: Sequence[Limit] = (),
     price_per_hour: float | Unknown = Measurement.price_per_hour,
     trace: Callable[[], Path] | None = None,
+    make_room: Callable[[], bool] = lambda: False,
     progress: Progress = lambda stage: None,
     clock: Clock = time.perf_counter,
 ) -> Measurement:
@@ -111,6 +116,7 @@ def measure(
         objectives: limits that a request by itself keeps or breaks.
         price_per_hour: of the device, in whatever currency.
         trace: asked for the file of a Chrome trace, where one is wanted.
+        make_room: lets go of what else is loaded, where memory runs out, and says whether there was anything.
         progress: told each stage in a few words.
     """
     remote = target if isinstance(target, Served) else None
@@ -119,7 +125,7 @@ def measure(
     target.begin()
     file = trace and trace()  # its folder is made before any time goes into measuring
     upcoming = requests(target, workload)
-    serve = server(target, workload, upcoming, clock)
+    serve = with_room(server(target, workload, upcoming, clock), make_room)
     with torch_threads(effort.threads):
         if effort.smoke:
             rounds, warm, memory, counts, leaking = [serve()], [], Memory(), Counts(), ""
@@ -249,6 +255,21 @@ def server(target: Target, workload: Workload, upcoming: Iterator[Request], cloc
         return Round((trace,), held=target.device.held_bytes())
 
     return serve
+
+
+def with_room(serve: Callable[[], Done], make_room: Callable[[], bool]) -> Callable[[], Done]:
+    """Serves once more, where memory ran out and room could be made."""
+
+    def serve_or_make_room() -> Done:
+        try:
+            return serve()
+        except OutOfMemoryTargetError as error:
+            forget_frames(error)  # which hold what it had made so far
+            if not make_room():
+                raise
+        return serve()
+
+    return serve_or_make_room
 
 
 def _counted(serve: Callable[[], Round], effort: Effort, progress: Progress) -> Callable[[], Round]:

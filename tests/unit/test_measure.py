@@ -115,7 +115,7 @@ def test_the_device_is_idle_before_each_request_and_not_waited_for_after():
     target = fake(scales=[1.0])
     measured(target, Effort(rounds=2))
     counting = ["synchronize"] * 2
-    assert target.device.calls == ["synchronize"] * 4 + ["track"] * 2 + counting
+    assert target.device.calls == ["synchronize", "held"] * 4 + ["release"] + ["track"] * 2 + counting
 
 
 # How much
@@ -280,7 +280,7 @@ def test_a_real_model_has_every_metric_that_a_cpu_can_have():
 def test_a_real_gpu_has_every_metric_without_a_tokenizer():
     target = resolve(TINY).load(LoadOptions(device="cuda"))
     seen = measure(target, Workload(8, 4), Effort(rounds=3), load=0.5)
-    assert set(seen.unknown) <= {"tokenize_ms", "detokenize_ms", "process_gpu_mib"}
+    assert set(seen.unknown) <= {"tokenize_ms", "detokenize_ms", "process_gpu_mib", "device_gpu_mib"}
     assert seen.leak_mib == 0
 
 

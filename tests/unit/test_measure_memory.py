@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import threading
 import time
@@ -16,10 +17,11 @@ import torch
 
 from pytest_llmperf import resident
 from pytest_llmperf.measure import Effort, measure
-from pytest_llmperf.measure.memory import memory_pass, peak_rss, process_gpu_bytes
+from pytest_llmperf.measure.memory import device_gpu_bytes, memory_pass, peak_rss, process_gpu_bytes
 from pytest_llmperf.metrics import summarize
 from pytest_llmperf.model import Measurement, Memory, Unknown, Workload
 from pytest_llmperf.targets import LoadOptions, random_weights, resolve
+from pytest_llmperf.targets.device import Cuda
 from tests.fakes import FakeClock, FakeDevice, FakeTarget
 
 MIB = 2**20
@@ -81,6 +83,30 @@ def test_the_peak_is_weights_and_growth():
     assert seen.activations_mib == 5.0
     assert seen.leak_mib == 0.0
     assert seen.peak_reserved_mib == 3.0
+    assert seen.fragmentation_mib == 1.0
+
+
+def test_what_earlier_targets_left_with_the_allocator_is_handed_back_first():
+    target = fake()
+    watched(target)
+    assert target.device.calls == ["release", "track", "track"]
+
+
+def test_the_peaks_of_the_allocator_are_over_both_calls():
+    """The second call reserves no more than the first; where it also uses less, that is no fragmentation."""
+    target = fake()
+    target.device.stretches = iter([(30 * MIB, 29 * MIB), (30 * MIB, 12 * MIB)])
+    seen = watched(target)
+    assert seen.reserved == 30 * MIB
+    assert seen.fragmentation == MIB
+
+
+def test_an_allocator_that_tells_of_no_blocks_leaves_fragmentation_unknown():
+    target = fake()
+    target.device.stretches = itertools.repeat((30 * MIB, Unknown("cudaMallocAsync")))
+    seen = metrics_of(watched(target))
+    assert seen.peak_reserved_mib == 30.0
+    assert seen.unknown["fragmentation_mib"] == "cudaMallocAsync"
 
 
 def test_what_the_first_call_leaves_raises_the_peak_of_the_second():
@@ -293,12 +319,12 @@ def process(pid, used):
 @pytest.fixture
 def on_gpu():
     target = fake()
-    target.device.name = "cuda:0"
+    target.device = Cuda(["cuda:0"])
     return target
 
 
-def test_a_target_on_cpu_has_no_gpu_memory_of_its_process():
-    assert process_gpu_bytes(fake()) == Unknown("the target is not on a CUDA device")
+def test_a_target_on_cpu_has_no_gpu_memory():
+    assert process_gpu_bytes(fake()) == device_gpu_bytes(fake()) == Unknown("the target is not on a CUDA device")
 
 
 def test_memory_of_this_process_is_summed_over_gpus(monkeypatch, on_gpu):
