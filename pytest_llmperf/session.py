@@ -167,9 +167,7 @@ class Session:
         try:
             with self.exclusive(target.device.name), self._shortage_told(target, settings):
                 self.progress("profiling")
-                profiled = functools.partial(
-                    profile_of, target, settings.workload, self.effort(settings).threads, file
-                )
+                profiled = functools.partial(profile_of, target, settings.workload, self.effort(settings).threads, file)
                 profile = with_room(profiled, functools.partial(self.targets.let_go, target))()
         finally:
             self.progress("")
