@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     cost_per_million_tokens: Expression
     detokenize_ms: Expression
     device_gpu_mib: Expression
+    energy_j_per_token: Expression
     failed_share: Expression
     flops_per_token: Expression
     fragmentation_mib: Expression
@@ -76,6 +77,7 @@ __all__ = [
     "detokenize_ms",
     "device_gpu_mib",
     "endpoint",
+    "energy_j_per_token",
     "failed_share",
     "flops_per_token",
     "fragmentation_mib",

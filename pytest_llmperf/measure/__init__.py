@@ -15,11 +15,14 @@ from pytest_llmperf import metrics
 from pytest_llmperf.collector import collector_quiet
 from pytest_llmperf.errors import OutOfMemoryTargetError, forget_frames
 from pytest_llmperf.measure import served
+from pytest_llmperf.measure.conditions import Unwatched
+from pytest_llmperf.measure.energy import evened, metered
 from pytest_llmperf.measure.leaks import leak_note
 from pytest_llmperf.measure.memory import memory_pass, peak_rss
 from pytest_llmperf.measure.quiet import torch_threads
 from pytest_llmperf.measure.rounds import Effort, Need, take, warm_up
 from pytest_llmperf.model import (
+    Conditions,
     Counts,
     Environment,
     Limit,
@@ -64,6 +67,7 @@ class Serving:
         prefills: as many of which only the first token is asked for.
         serve: one round.
         warm: the rounds that warmed it up.
+        watch: over the machine, from the first timed round on.
     """
 
     target: Target
@@ -75,6 +79,7 @@ class Serving:
     warm: Sequence[Round]
     clock: Clock
     progress: Progress
+    watch: Unwatched
 
 
 def alone(look: Callable[[Sequence[Round]], Need] = lambda rounds: Need.NOTHING) -> Callable[[Serving], list[Round]]:
@@ -85,12 +90,14 @@ def alone(look: Callable[[Sequence[Round]], Need] = lambda rounds: Need.NOTHING)
     """
 
     def taken(serving: Serving) -> list[Round]:
-        return take(_counted(serving.serve, serving.effort, serving.progress), serving.effort, look, serving.clock)
+        serve = metered(_counted(serving.serve, serving.effort, serving.progress), serving.watch.energy)
+        return evened(take(serve, serving.effort, look, serving.clock, serving.watch))
 
     return taken
 
 
 _ALONE = alone()
+_NOBODY = Unwatched()
 
 
 def measure(
@@ -107,6 +114,7 @@ def measure(
     make_room: Callable[[], bool] = lambda: False,
     progress: Progress = lambda stage: None,
     clock: Clock = time.perf_counter,
+    watch: Unwatched = _NOBODY,
 ) -> Measurement:
     """All rounds of one workload on one target, with memory, counts and what the device could do.
 
@@ -118,6 +126,7 @@ def measure(
         trace: asked for the file of a Chrome trace, where one is wanted.
         make_room: lets go of what else is loaded, where memory runs out, and says whether there was anything.
         progress: told each stage in a few words.
+        watch: over the machine.
     """
     remote = target if isinstance(target, Served) else None
     if remote is not None:
@@ -128,15 +137,20 @@ def measure(
     serve = with_room(server(target, workload, upcoming, clock), make_room)
     with torch_threads(effort.threads):
         if effort.smoke:
-            rounds, warm, memory, counts, leaking = [serve()], [], Memory(), Counts(), ""
+            rounds, warm, memory, counts, conditions = [serve()], [], Memory(), Counts(), Conditions()
+            leaking = ""
         else:
             progress("warming up")
             with peak_rss() as rss:
                 warm = warm_up(serve, effort, clock)
+            if watch.look() is not None:
+                watch.forget()
             prefills = requests(target, dataclasses.replace(workload, output_tokens=1), _FIRST_PREFILL)
             compiled = compilations()
-            rounds = taken(Serving(target, workload, effort, upcoming, prefills, serve, warm, clock, progress))
+            rounds = taken(Serving(target, workload, effort, upcoming, prefills, serve, warm, clock, progress, watch))
             compiled = compilations() - compiled
+            watch.look()
+            conditions = watch.seen
             leaking = leak_note(rounds, target.device)
             if remote is not None:
                 memory, counts = served.passes(remote)
@@ -157,6 +171,7 @@ def measure(
             load=load,
             cold=(*warm, *rounds)[0].traces[0] if fresh else Measurement.cold,
             environment=environment,
+            conditions=conditions,
             objectives=tuple(objectives),
             price_per_hour=price_per_hour,
             notes=tuple(filter(None, (*notes, without_trace))),

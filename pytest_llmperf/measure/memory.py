@@ -97,14 +97,15 @@ def process_gpu_bytes(target: Target) -> int | Unknown:
     """What NVML attributes to this process on all GPUs."""
     if not isinstance(target.device, Cuda):
         return _NOT_ON_CUDA
-    return nvml.process_bytes([os.getpid()], "this process")
+    own = nvml.own_pid()
+    return nvml.process_bytes([os.getpid() if isinstance(own, Unknown) else own], "this process")
 
 
 def device_gpu_bytes(target: Target) -> int | Unknown:
     """What is in use on the GPUs that hold the model, by NVML."""
     if not isinstance(target.device, Cuda):
         return _NOT_ON_CUDA
-    return nvml.used_bytes(target.device.uuids())
+    return nvml.used_bytes(target.device.names)
 
 
 _NOT_ON_CUDA = Unknown("the target is not on a CUDA device")

@@ -30,7 +30,7 @@ def of_device(device: Device, error: BaseException | None = None) -> Iterator[st
     if asked := _ASKED_FOR.search(str(error)):
         yield f"what failed: an allocation of {asked[1]}"
     if isinstance(device, Cuda):
-        others = nvml.other_processes(device.uuids())
+        others = nvml.other_processes(device.names)
         if isinstance(others, Unknown):
             yield f"other processes: unknown, {others.reason}"
         elif others:

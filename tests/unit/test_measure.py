@@ -266,7 +266,7 @@ def test_threads_are_left_alone_where_none_are_asked_for():
 def test_a_real_model_has_every_metric_that_a_cpu_can_have():
     target = resolve(TINY).load(LoadOptions(device="cpu"))
     seen = measure(target, Workload(8, 4), Effort(rounds=3), load=0.5)
-    of_gpus = {"process_gpu_mib", "device_gpu_mib", "kernels_per_token"}
+    of_gpus = {"energy_j_per_token", "process_gpu_mib", "device_gpu_mib", "kernels_per_token"}
     without_device = {"peak_reserved_mib", "fragmentation_mib", *of_gpus}
     of_loads = {"goodput_per_s", "failed_share", "cost_per_million_tokens", "acceptance_rate"}
     assert set(seen.unknown) == {"tokenize_ms", "detokenize_ms", *without_device, *of_loads}
@@ -280,7 +280,8 @@ def test_a_real_model_has_every_metric_that_a_cpu_can_have():
 def test_a_real_gpu_has_every_metric_without_a_tokenizer():
     target = resolve(TINY).load(LoadOptions(device="cuda"))
     seen = measure(target, Workload(8, 4), Effort(rounds=3), load=0.5)
-    assert set(seen.unknown) <= {"tokenize_ms", "detokenize_ms", "process_gpu_mib", "device_gpu_mib"}
+    by_nvml = {"process_gpu_mib", "device_gpu_mib", "energy_j_per_token"}
+    assert set(seen.unknown) <= {"tokenize_ms", "detokenize_ms", *by_nvml}
     assert seen.leak_mib == 0
 
 

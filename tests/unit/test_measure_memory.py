@@ -15,14 +15,16 @@ import pynvml
 import pytest
 import torch
 
-from pytest_llmperf import resident
+from pytest_llmperf import nvml, resident
 from pytest_llmperf.measure import Effort, measure
+
 from pytest_llmperf.measure.memory import device_gpu_bytes, memory_pass, peak_rss, process_gpu_bytes
 from pytest_llmperf.metrics import summarize
 from pytest_llmperf.model import Measurement, Memory, Unknown, Workload
 from pytest_llmperf.targets import LoadOptions, random_weights, resolve
 from pytest_llmperf.targets.device import Cuda
 from tests.fakes import FakeClock, FakeDevice, FakeTarget
+from tests.gpus import FakeGpu, FakeNvml
 
 MIB = 2**20
 CPU = LoadOptions(device="cpu")
@@ -332,6 +334,35 @@ def test_memory_of_this_process_is_summed_over_gpus(monkeypatch, on_gpu):
     nvml = Nvml(monkeypatch, processes=([process(own, 5 * MIB), process(other, 9 * MIB)], [process(own, 2 * MIB)]))
     assert process_gpu_bytes(on_gpu) == 7 * MIB
     assert nvml.open == 0
+
+
+def test_memory_of_a_process_in_a_container_is_that_of_whom_nvml_calls_so(monkeypatch, on_gpu):
+    monkeypatch.setattr(nvml, "own_pid", lambda: 4242)
+    Nvml(monkeypatch, processes=([process(4242, 5 * MIB), process(os.getpid(), 9 * MIB)],))
+    assert process_gpu_bytes(on_gpu) == 5 * MIB
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """Two, of which the model is on the second; a slice is known by its own memory."""
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(uuid=f"uuid-{index}"))
+    own, other = os.getpid(), os.getpid() + 1
+    first = FakeGpu("GPU-uuid-0", processes={own: 3 * MIB})
+    return FakeNvml([first, FakeGpu("MIG-uuid-1", processes={own: 5 * MIB, other: 9 * MIB})]).install(monkeypatch)
+
+
+@pytest.mark.parametrize(("names", "used"), [(["cuda:1"], 14), (["cuda:0", "cuda:1"], 17)])
+def test_memory_of_the_gpus_that_hold_the_model_is_that_of_all_processes(gpus, on_gpu, names, used):
+    on_gpu.device = Cuda(names)
+    assert device_gpu_bytes(on_gpu) == used * MIB
+    assert gpus.open == 0
+
+
+@pytest.mark.parametrize("refused", ["nvmlInit", "nvmlDeviceGetHandleByUUID", "nvmlDeviceGetMemoryInfo"])
+def test_memory_of_gpus_that_nvml_does_not_tell_is_unknown(gpus, on_gpu, refused):
+    gpus.refused[refused] = pynvml.NVML_ERROR_NO_PERMISSION
+    assert device_gpu_bytes(on_gpu) == Unknown("NVML: Insufficient Permissions")
+    assert gpus.open == 0
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ EXPORTED = [
     "detokenize_ms",
     "device_gpu_mib",
     "endpoint",
+    "energy_j_per_token",
     "failed_share",
     "flops_per_token",
     "fragmentation_mib",

@@ -13,6 +13,7 @@ from pytest_llmperf.model import Unknown, Workload
 from pytest_llmperf.targets import LoadOptions, random_weights, shortage
 from pytest_llmperf.targets.device import Cpu, Cuda, Room
 from tests.fakes import FakeClock, FakeTarget
+from tests.gpus import FakeGpu, FakeNvml
 
 MIB, GIB = 2**20, 2**30
 CPU = LoadOptions(device="cpu")
@@ -33,38 +34,28 @@ class Gpus(Cuda):
     """Two, with what they hold."""
 
     def rooms(self):
-        own = {"reserved": 120 * GIB, "live": 118 * GIB}
-        return [
-            Room("cuda:0", 139 * GIB, 512 * MIB, own),
-            Room("cuda:1", 139 * GIB, 100 * GIB, {"reserved": 0, "live": 0}),
-        ]
+        taken = Room("cuda:0", 139 * GIB, 512 * MIB, {"reserved": 120 * GIB, "live": 118 * GIB})
+        return [taken, Room("cuda:1", 139 * GIB, 100 * GIB, {"reserved": 0, "live": 0})]
 
-    def uuids(self):
-        return ["GPU-a", "GPU-b"]
+
+GPUS = Gpus(["cuda:0", "cuda:1"])
 
 
 @pytest.fixture
-def processes(monkeypatch):
-    """By GPU, of NVML: pid and bytes."""
-    listed = {"GPU-a": [(os.getpid(), 120 * GIB), (77, GIB), (4242, 18 * GIB)], "GPU-b": [(77, 2 * GIB), (78, None)]}
-    replaced = {
-        "nvmlInit": lambda: None,
-        "nvmlShutdown": lambda: None,
-        "nvmlDeviceGetHandleByUUID": lambda uuid: uuid.decode(),
-        "nvmlDeviceGetComputeRunningProcesses": lambda gpu: [
-            SimpleNamespace(pid=pid, usedGpuMemory=used) for pid, used in listed[gpu]
-        ],
-    }
-    for name, replacement in replaced.items():
-        monkeypatch.setattr(pynvml, name, replacement)
-    monkeypatch.setattr(shortage.nvml, "own_pid", os.getpid)
-    return listed
+def nvml(monkeypatch):
+    """What NVML tells of both."""
+    own = os.getpid()
+    first = FakeGpu("GPU-uuid-0", processes={own: 120 * GIB, 77: GIB, 4242: 18 * GIB})
+    second = FakeGpu("MIG-uuid-1", processes={77: 2 * GIB, 78: None})
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(uuid=f"uuid-{index}"))
+    monkeypatch.setattr(shortage.nvml, "own_pid", lambda: own)
+    return FakeNvml([first, second]).install(monkeypatch)
 
 
-@pytest.mark.usefixtures("processes")
+@pytest.mark.usefixtures("nvml")
 def test_of_gpus_each_is_told_with_this_process_and_others():
     error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has …")
-    assert list(shortage.of_device(Gpus(["cuda:0", "cuda:1"]), error)) == [
+    assert list(shortage.of_device(GPUS, error)) == [
         "cuda:0: 512.0 MiB of 139.0 GiB free; own: 120.0 GiB reserved, 118.0 GiB live",
         "cuda:1: 100.0 GiB of 139.0 GiB free; own: 0 bytes reserved, 0 bytes live",
         "what failed: an allocation of 20.00 GiB",
@@ -72,16 +63,22 @@ def test_of_gpus_each_is_told_with_this_process_and_others():
     ]
 
 
-def test_where_there_are_no_others_nothing_is_told_of_them(processes):
-    processes.update({"GPU-a": [], "GPU-b": [(os.getpid(), GIB)]})
-    assert len(list(shortage.of_device(Gpus(["cuda:0", "cuda:1"])))) == 2
+def test_where_there_are_no_others_nothing_is_told_of_them(nvml):
+    for gpu in nvml.gpus:
+        gpu.processes = {os.getpid(): GIB}
+    assert len(list(shortage.of_device(GPUS))) == 2
 
 
 def test_why_others_cannot_be_told_is_told(monkeypatch):
     monkeypatch.setattr(shortage.nvml, "own_pid", lambda: Unknown("NVML lists the host's process ids"))
-    assert list(shortage.of_device(Gpus(["cuda:0", "cuda:1"])))[-1] == (
-        "other processes: unknown, NVML lists the host's process ids"
-    )
+    assert list(shortage.of_device(GPUS))[-1] == ("other processes: unknown, NVML lists the host's process ids")
+
+
+@pytest.mark.parametrize("refused", ["nvmlInit", "nvmlDeviceGetHandleByUUID", "nvmlDeviceGetComputeRunningProcesses"])
+def test_an_nvml_that_refuses_is_no_second_error(nvml, refused):
+    nvml.refused[refused] = pynvml.NVML_ERROR_NO_PERMISSION
+    assert list(shortage.of_device(GPUS))[-1] == "other processes: unknown, NVML: Insufficient Permissions"
+    assert nvml.open == 0
 
 
 def test_of_the_cpu_the_resident_set_is_told():
