@@ -17,7 +17,6 @@ import torch
 
 from pytest_llmperf import nvml, resident
 from pytest_llmperf.measure import Effort, measure
-
 from pytest_llmperf.measure.memory import device_gpu_bytes, memory_pass, peak_rss, process_gpu_bytes
 from pytest_llmperf.metrics import summarize
 from pytest_llmperf.model import Measurement, Memory, Unknown, Workload
