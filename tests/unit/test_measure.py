@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from dataclasses import dataclass, field
 
 import pytest
 import torch
 
-from pytest_llmperf.errors import MeasurementError
-from pytest_llmperf.measure import Effort, Need, alone, measure
+from pytest_llmperf.errors import MeasurementError, OutOfMemoryTargetError
+from pytest_llmperf.measure import Effort, Need, alone, measure, with_room
 from pytest_llmperf.model import Environment, Memory, Unknown, Workload
 from pytest_llmperf.targets import LoadOptions, resolve
 from pytest_llmperf.targets.protocol import no_rest
@@ -116,6 +117,37 @@ def test_the_device_is_idle_before_each_request_and_not_waited_for_after():
     measured(target, Effort(rounds=2))
     counting = ["synchronize"] * 2
     assert target.device.calls == ["synchronize", "held"] * 4 + ["release"] + ["track"] * 2 + counting
+
+
+# Out of memory
+
+
+def test_room_is_made_when_nothing_of_the_failed_round_is_held_any_more():
+    held = []
+
+    def serve():
+        tensor = FakeClock()
+        held.append(weakref.ref(tensor))
+        if len(held) == 1:
+            raise OutOfMemoryTargetError("gpt2 ran out of memory")
+        return "served"
+
+    def make_room():
+        assert held[0]() is None
+        return True
+
+    assert with_room(serve, make_room)() == "served"
+
+
+def test_a_round_fails_where_no_room_can_be_made():
+    def serve():
+        tries.append(1)
+        raise OutOfMemoryTargetError("gpt2 ran out of memory")
+
+    tries = []
+    with pytest.raises(OutOfMemoryTargetError, match="gpt2"):
+        with_room(serve, lambda: False)()
+    assert len(tries) == 1
 
 
 # How much

@@ -636,3 +636,29 @@ def test_a_smoke_run_probes_nothing(monkeypatch):
     monkeypatch.setattr(roofline, "probe_of", None)
     smoke = Session(Defaults(device="cpu", smoke=True))
     assert llm_of(smoke, ((), {"model": SMALL})).measure().unknown["mbu"] == "no counting pass was made"
+
+
+@pytest.mark.gpu
+def test_a_real_gpu_that_is_full_says_so_and_is_free_again_afterwards():
+    session = Session(Defaults(device="cuda", rounds=1, max_time=0.02))
+    other = weakref.ref(llm_of(session, ((), {"model": TINY})).target)
+    llm = llm_of(session, ((), {"model": SMALL}))
+    device, generate = llm.target.device, llm.model.generate
+    before = device.available_bytes()
+
+    def serve(**arguments):
+        _kept = [torch.empty(before // 4, dtype=torch.uint8, device=device.name) for _ in range(5)]
+        return generate(**arguments)
+
+    llm.model.generate = serve
+    with pytest.raises(OutOfMemoryTargetError) as caught:
+        llm.measure()
+    told = str(caught.value)
+    assert f"  {device.name}: " in told
+    assert " reserved, " in told
+    assert "what failed: an allocation of " in told
+    assert "gave way before: " in told
+    assert other() is None
+    assert device.available_bytes() > 0.98 * before
+    llm.model.generate = generate
+    assert llm.measure().peak_reserved_mib >= 1

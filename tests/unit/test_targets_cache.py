@@ -263,6 +263,7 @@ def test_all_but_one_let_go(machine):
     kept = [cache.load(Named(name, machine), OPTIONS)[0] for name in "abc"][1]
     assert cache.let_go(kept)
     assert not cache.let_go(kept)
+    assert cache.load(Named("b", machine), OPTIONS)[0] is kept
     gc.collect()
     assert machine.holds() == ["b"]
 
