@@ -174,7 +174,7 @@ def measure(
             conditions=conditions,
             objectives=tuple(objectives),
             price_per_hour=price_per_hour,
-            notes=tuple(filter(None, (*notes, without_trace))),
+            notes=tuple(filter(None, (*notes, *watch.unseen, without_trace))),
         )
     )
     if effort.smoke or remote is not None:

@@ -37,6 +37,11 @@ class Unwatched:
         """Over all that counts."""
         return Conditions()
 
+    @property
+    def unseen(self) -> tuple[str, ...]:
+        """What might have disturbed it without being seen, and why that is so."""
+        return ()
+
     def energy(self) -> float | Unknown:
         """Joules that the GPUs have taken since whenever."""
         return Round.energy
@@ -81,6 +86,15 @@ class Watch(Unwatched):
             foreign = self._shared or _TOO_SHORT
             return Conditions(foreign, _TOO_SHORT, self._before.processors, _TOO_SHORT, again=self._again)
         return replace(_over(self._stretches), mhz=_all([self._mhz, _mhz()], _span), again=self._again)
+
+    @property
+    def unseen(self) -> tuple[str, ...]:
+        told: dict[str, list[str]] = {}
+        for gpu in self.seen.gpus:
+            for fact, might in ((gpu.slowed, "heat and power brakes"), (gpu.foreign, "the work of other processes")):
+                if isinstance(fact, Unknown) and fact != self._shared:
+                    told.setdefault(f"could not be seen on {gpu.name} ({fact.reason})", []).append(might)
+        return tuple(f"{' and '.join(might)} {where}" for where, might in told.items())
 
     def energy(self) -> float | Unknown:
         return _all([gpu.energy() for gpu in self._gpus], sum) if self._gpus else _NO_ENERGY

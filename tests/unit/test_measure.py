@@ -11,6 +11,7 @@ import torch
 
 from pytest_llmperf.errors import MeasurementError, OutOfMemoryTargetError
 from pytest_llmperf.measure import Effort, Need, alone, measure, with_room
+from pytest_llmperf.measure.conditions import Unwatched
 from pytest_llmperf.model import Environment, Memory, Unknown, Workload
 from pytest_llmperf.targets import LoadOptions, resolve
 from pytest_llmperf.targets.protocol import no_rest
@@ -290,6 +291,32 @@ def test_threads_are_left_alone_where_none_are_asked_for():
     target = Watching(FakeClock())
     measured(target, Effort(rounds=1, threads=None))
     assert set(target.threads) == {2}
+
+
+class Noted(Unwatched):
+    """Notes in one list with the device's calls when it looks, and when it reads the meter."""
+
+    def __init__(self, calls: list[str]) -> None:
+        self.calls = calls
+
+    def look(self) -> None:
+        self.calls.append("look")
+
+    def energy(self) -> float:
+        self.calls.append("meter")
+        return 0.0
+
+
+def test_nothing_waits_for_a_device_or_looks_at_it_while_a_timed_round_runs():
+    target = resolve(TINY).load(LoadOptions(device="cpu"))
+    target.device = device = FakeDevice(has_own_clock=True)
+    tokens = 4
+    measure(target, Workload(8, tokens), Effort(rounds=3), watch=Noted(device.calls))
+    stamps = ["stamp"] * (2 + tokens)  # where prefill begins and ends, and each token
+    read_after = ["seconds"] * (1 + tokens)
+    of_a_round = ["meter", "synchronize", *stamps, *read_after, "meter", "look"]
+    begun = device.calls.index("look") + 1  # warming up ends with one
+    assert device.calls[begun : begun + 3 * len(of_a_round)] == 3 * of_a_round
 
 
 # The real thing

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import namedtuple
 from contextlib import AbstractContextManager
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ from pytest_llmperf import cgroup, nvml
 from pytest_llmperf.measure import conditions
 from pytest_llmperf.measure.conditions import Watch, watching
 from pytest_llmperf.model import Conditions, Gpu, Unknown
+from pytest_llmperf.targets.device import device_of
 from tests.fakes import FakeClock
 from tests.gpus import FakeGpu, FakeNvml
 
@@ -53,8 +55,8 @@ class Machine:
     def passes(self, seconds: float, own: float = 0.0, **times: float) -> None:
         self.clock.advance(seconds)
         self.own["user"] += own
-        for name, time in times.items():
-            self.spent[name] += time
+        for name, spent in times.items():
+            self.spent[name] += spent
 
 
 def test_an_idle_machine_is_seen_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -356,6 +358,11 @@ def test_what_nvml_refuses_is_unknown_with_its_reason_and_the_rest_is_seen(
     with gpus.watch() as watch:
         gpus.machine.passes(1)
         assert watch.look() == ""
+    decisive = {"slowed": "heat and power brakes", "foreign": "the work of other processes"}
+    might = [decisive[name] for name in unseen if name in decisive]
+    assert [told.partition(" could not be seen on cuda:0 (")[0] for told in watch.unseen] == [
+        *filter(None, [" and ".join(might)])
+    ]
     seen = watch.seen.gpus[0]
     assert [name for name in ALL if isinstance(getattr(seen, name), Unknown)] == unseen
     assert all(str(pynvml.NVMLError(number)) in getattr(seen, name).reason for name in unseen)
@@ -382,6 +389,7 @@ def test_in_a_duet_the_other_sides_work_is_not_foreign_and_heat_disturbs(monkeyp
         gpus.machine.passes(1)
         assert watch.look() == "cuda:0 was slowed down by its temperature"
     assert watch.seen.gpus[0].foreign == why
+    assert watch.unseen == (), "it is said elsewhere"
 
 
 def test_without_a_gpu_nvml_is_not_opened(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -398,6 +406,26 @@ def test_the_energy_of_several_gpus_is_added_up(monkeypatch: pytest.MonkeyPatch)
     gpus = Gpus(monkeypatch, FakeGpu("GPU-a", millijoules=1500), FakeGpu("GPU-b", millijoules=2500))
     with gpus.watch(2) as watch:
         assert watch.energy() == 4.0
+
+
+@pytest.mark.gpu
+def test_a_real_gpu_is_seen_at_work() -> None:
+    name = device_of("cuda").names[0]
+    ones = torch.ones(4096, 4096, device=name)
+    with watching([name], 1) as watch:
+        before, until = watch.energy(), time.monotonic() + 1.5
+        while time.monotonic() < until:
+            ones.mm(ones)
+            torch.cuda.synchronize(name)
+        assert watch.look() is not None
+        after = watch.energy()
+    (gpu,) = watch.seen.gpus
+    assert isinstance(gpu.sm_mhz, tuple)
+    assert isinstance(gpu.slowed, tuple)
+    assert isinstance(nvml.own_pid(), int), nvml.own_pid()
+    assert isinstance(before, float)
+    assert isinstance(after, float)
+    assert 10 < after - before < 10_000
 
 
 def test_an_energy_counter_that_is_not_offered_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
