@@ -314,7 +314,7 @@ def test_nothing_waits_for_a_device_or_looks_at_it_while_a_timed_round_runs():
     measure(target, Workload(8, tokens), Effort(rounds=3), watch=Noted(device.calls))
     stamps = ["stamp"] * (2 + tokens)  # where prefill begins and ends, and each token
     read_after = ["seconds"] * (1 + tokens)
-    of_a_round = ["meter", "synchronize", *stamps, *read_after, "meter", "look"]
+    of_a_round = ["meter", "synchronize", *stamps, *read_after, "held", "meter", "look"]
     begun = device.calls.index("look") + 1  # warming up ends with one
     assert device.calls[begun : begun + 3 * len(of_a_round)] == 3 * of_a_round
 
