@@ -4,10 +4,10 @@ Each part is a script of this folder, in a process of its own that loads the mod
 downloaded, and a model of 8 B is built on the device in some seconds. What the parts are given, of 450 s:
 
     roofline      60 s   TTFT and TPOT, and how much of the device's ceilings they reach
-    device_time   50 s   device time by events against the host's arrivals and a profiler's trace
-    overhead      90 s   as reported over bare; as many pairs of generations as that allows, a third of it per model
-    structural    50 s   eight changes and none, of a small model of each type
-    held_up      200 s   up to three pairs of processes, at about 70 s for all models: 10 s to start both, some 5 s to
+    device_time   45 s   device time by events against the host's arrivals and a profiler's trace
+    overhead      80 s   as reported over bare; as many pairs of generations as that allows, a third of it per model
+    structural    70 s   eight changes and none, of a small model of each type
+    held_up      195 s   up to three pairs of processes, at about 70 s for all models: 10 s to start both, some 5 s to
                          load and warm up a model in one after the other, 3 to 6 s for each of four shares
 
 With 75 s for the tests that makes 525 s. What a part leaves goes to those after it; one that does not end in its time
@@ -143,10 +143,10 @@ PARTS = {
     part.script: part
     for part in (
         Part("roofline", 60, _roofline),
-        Part("device_time", 50, _device_time),
-        Part("overhead", 90, _overhead),
-        Part("structural", 50, _structural, by=lambda model: model.kind),
-        Part("held_up", 200, _held_up),
+        Part("device_time", 45, _device_time),
+        Part("overhead", 80, _overhead),
+        Part("structural", 70, _structural, by=lambda model: model.kind),
+        Part("held_up", 195, _held_up),
     )
 }
 

@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -84,7 +85,7 @@ class HeldUp:
 
     def __init__(self, target: Target) -> None:
         self.share = 0.0
-        self._device = target.device
+        self._event = torch.cuda.Event() if target.device.name.startswith("cuda") else None
         self._began = 0.0
         model = target.model
         generate, forward = model.generate, model.forward
@@ -103,8 +104,9 @@ class HeldUp:
         model.generate, model.forward = beginning, held_up
 
     def _hold_up(self) -> None:
-        for event in self._device.stamp(time.perf_counter) if self._device.has_own_clock else ():
-            while not event.query():
+        if self._event is not None:
+            self._event.record()
+            while not self._event.query():
                 pass
         ended = time.thread_time()
         while time.thread_time() < ended + self.share * (ended - self._began):
