@@ -152,7 +152,7 @@ def main() -> int:
         target = resolve(name).load(LoadOptions(parsed.device, parsed.dtype))
         with torch_threads(1):
             kept[name] = found(target, workload, parsed.repeats)
-        target.device.release()
+        del target
         if parsed.json:
             parsed.json.write_text(json.dumps(kept))
         table.add_row(name, *("–" if ratio is None else f"{ratio:.4f}" for ratio in kept[name].values()))

@@ -40,7 +40,7 @@ from pytest_llmperf.cli.calibrate import TARGET
 from pytest_llmperf.duet.calibrate import TakenPair, write_traces
 from pytest_llmperf.duet.channel import Process, own_channel
 from pytest_llmperf.duet.pairs import PairedRound, differences, take
-from pytest_llmperf.duet.script import SIDES, Pace, Side
+from pytest_llmperf.duet.script import SIDES, Pace, Side, other
 from pytest_llmperf.duet.sides import Conductor, Line, follow
 from pytest_llmperf.duet.worker import Ready
 from pytest_llmperf.measure import Effort, Serving, requests, server, torch_threads
@@ -134,7 +134,7 @@ def follower(parsed: argparse.Namespace) -> None:
         held = HeldUp(target)
         with torch_threads(EFFORT.threads):
             warm = serving(target, workload_of(parsed))
-            line.tell("loaded", environment=plain(environment_of(target, EFFORT.threads)))
+            line.tell("loaded", target=target.id, environment=plain(environment_of(target, EFFORT.threads)))
             while (message := line.hear("share", "next"))["say"] == "share":
                 held.share = message["share"]
                 follow(line, parsed.follow)(warm)
@@ -162,12 +162,13 @@ def take_pair(parsed: argparse.Namespace, number: int) -> Iterator[Taken]:
     """All that a pair of processes is used for; which side starts first alternates."""
     first = SIDES[number % 2]
     command = [sys.executable, __file__, *arguments(parsed)]
-    with start(command, first) as one, start(command, SIDES[1 - number % 2]) as two:
-        lines: dict[Side, Process] = {first: one, SIDES[1 - number % 2]: two}
+    with start(command, first) as one, start(command, other(first)) as two:
+        lines: dict[Side, Process] = {first: one, other(first): two}
         for name in parsed.targets:
             for line in lines.values():  # one after the other: neither finds the memory half taken
                 line.tell("load")
-                environment = Environment(**line.hear("loaded", patience=PATIENCE_S)["environment"])
+                said = line.hear("loaded", patience=PATIENCE_S)
+            environment = Environment(**said["environment"])
             for share in random.Random(number).sample(SHARES, len(SHARES)):
                 paces = {side: ready(line, share if side == "head" else 0.0) for side, line in lines.items()}
                 conductor = Conductor(lines, paces, workload_of(parsed))
@@ -175,7 +176,7 @@ def take_pair(parsed: argparse.Namespace, number: int) -> Iterator[Taken]:
                 for line in lines.values():
                     line.tell("end")
                 gating = [PairedRound(_gating(each.base), _gating(each.head)) for each in rounds]
-                worker = Ready(name, workload_of(parsed), environment, paces["base"])
+                worker = Ready(said["target"], workload_of(parsed), environment, paces["base"])
                 yield Taken(name, share, worker, TakenPair(first, gating))
             for line in lines.values():
                 line.tell("next")

@@ -130,7 +130,7 @@ def main() -> int:
         target = resolve(name).load(LoadOptions(device=parsed.device, dtype=parsed.dtype))
         with torch_threads(parsed.threads):
             found = ratios(target, workload, parsed.pairs or PAIRS.get(name, 200), own)
-        target.device.release()
+        del target
         kept[name] = {}
         for metric, values in found.items():
             low, high = interval(values)

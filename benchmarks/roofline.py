@@ -114,7 +114,7 @@ def main() -> int:
                 measurement = measure(target, workload, effort, environment=environment_of(target, threads))
                 faults += len(roofline(measurement).impossible)
                 found.add_row(name, dtype, str(threads), *row(measurement))
-                target.device.release()
+                del target
                 kept[name] = medians(measurement)
                 if parsed.json:
                     parsed.json.write_text(json.dumps(kept))
