@@ -244,7 +244,7 @@ def _interval(metric: str) -> Callable[[Figures], Cell]:
     def cell(figures: Figures) -> Cell:
         seen = figures[metric]
         low, high = seen["low"], seen["high"]
-        return Cell(f"{seen['ratio']:.3f} ({low:.3f} – {high:.3f})", BAR[0] <= low and high <= BAR[1])
+        return Cell(f"{seen['ratio']:.3f} ({low:.3f}–{high:.3f})", BAR[0] <= low and high <= BAR[1])
 
     return cell
 
@@ -252,7 +252,7 @@ def _interval(metric: str) -> Callable[[Figures], Cell]:
 def _noise(metric: str) -> Callable[[Figures], Cell]:
     def cell(figures: Figures) -> Cell:
         noise = figures[metric]["noise"]
-        return Cell(f"{percent(noise['process'])} (prior {percent(noise['prior'])})")
+        return Cell(f"{percent(noise['process'])}, worth {noise['df']:.1f}")
 
     return cell
 
@@ -281,11 +281,11 @@ ROWS = (
     Row("decode, events / host", "device_time", _ratio("host"), _BAR),
     Row("decode, events / trace", "device_time", _ratio("decode"), _BAR),
     Row("prefill, events / trace", "device_time", _ratio("prefill"), _BAR),
-    *(Row(f"`{name}`, as reported / bare", "overhead", _interval(name), _BAR) for name in TIMED),
+    *(Row(f"`{name}`, reported / bare", "overhead", _interval(name), _BAR) for name in TIMED),
     Row("structural: caught", "structural", _caught, "all"),
     Row("structural: false alarms", "structural", _false, "none"),
     Row("pairs of processes", "held_up", lambda figures: Cell(str(figures["tpot_ms"]["noise"]["pairs"]))),
-    *(Row(f"`{name}`, σ_p of A/A pairs", "held_up", _noise(name)) for name in TIMED),
+    *(Row(f"`{name}`, σ_p of A/A", "held_up", _noise(name)) for name in TIMED),
     *(
         Row(f"`{name}`, {said}", "held_up", _verdict(name, share), WRONG[share][0])
         for name in TIMED

@@ -240,15 +240,15 @@ def _figures(by_share: Mapping[float, Sequence[TakenPair]], metric: str, device_
         estimate = pairs_estimate(seen[:count], prior)
         change, spread = math.expm1(estimate.change), estimate.spread
         shares.append({"share": share, "change": change, "spread": spread, "pairs": count, "verdict": verdict.value})
-    noise = {"process": process, "df": df, "pairs": len(unchanged), "prior": prior.process, "prior_df": prior.df}
+    noise = {"process": process, "df": df, "pairs": len(unchanged)}
     return {"noise": noise, "shares": shares}
 
 
 def trace_file(folder: Path, ready: Ready) -> Path:
-    """`pairs-cuda-nvidia-h200-x1-llama-16-2048.json.gz`"""
-    numbers = re.findall(r"(?:layers?|size|embd)=(\d+)", ready.target)
-    kind = re.split(r"[:?]", ready.target)[1] if ":" in ready.target else ready.target
-    return folder / f"pairs-{'-'.join([ready.environment.hardware, kind, *numbers[:2]])}.json.gz"
+    """`pairs-cuda-nvidia-h200-x1-llama-2048-16.json.gz`: the type, its width and its layers, as far as it says."""
+    sizes = re.findall(r"(?:n_embd|hidden_size|n_layer|num_hidden_layers)=(\d+)", ready.target)
+    kind = re.sub(r"\W+", "-", ready.target.partition("?")[0].removeprefix("random:"))
+    return folder / f"pairs-{'-'.join([ready.environment.hardware, kind, *sizes])}.json.gz"
 
 
 def main() -> None:
