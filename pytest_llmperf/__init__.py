@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     compiles: Expression
     cost_per_million_tokens: Expression
     detokenize_ms: Expression
+    energy_j_per_token: Expression
     failed_share: Expression
     flops_per_token: Expression
     goodput_per_s: Expression
@@ -73,6 +74,7 @@ __all__ = [
     "cost_per_million_tokens",
     "detokenize_ms",
     "endpoint",
+    "energy_j_per_token",
     "failed_share",
     "flops_per_token",
     "goodput_per_s",

@@ -59,9 +59,13 @@ NO_FAILURES = Limit("failed_share", "median", "<=", 0)
 
 
 def _with_reason(row: Row, measurement: Measurement) -> Row:
-    """A broken limit on a share with what it is a share of."""
-    said = shares(measurement).get(row.metric) if row.verdict is Verdict.BROKEN else None
-    return dataclasses.replace(row, note="; ".join(filter(None, [row.note, said]))) if said else row
+    """A broken limit on a share with what it is a share of, on a time with what disturbed the machine."""
+    if row.verdict is not Verdict.BROKEN:
+        return row
+    timed = metrics.CATALOGUE[row.metric].kind is Kind.TIMED
+    disturbance = measurement.conditions.disturbance(measurement.environment.threads or 1) if timed else ""
+    said = [row.note, shares(measurement).get(row.metric), disturbance and f"meanwhile {disturbance}"]
+    return dataclasses.replace(row, note="; ".join(filter(None, said)))
 
 
 def basis_of(evidence: Evidence, gate: Gate | None, *, judged: bool = True) -> Basis:

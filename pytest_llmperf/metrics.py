@@ -134,6 +134,12 @@ def _per_round(read: Callable[[Round], Values]) -> Callable[[Measurement], list[
     return lambda measurement: [read(taken) for taken in measurement.rounds]
 
 
+def _energy(taken: Round) -> Values:
+    if isinstance(taken.energy, Unknown):
+        return taken.energy
+    return [taken.energy / sum(trace.sequences * trace.output_tokens for trace in taken.traces)]
+
+
 def _once(read: Callable[[Measurement], float | Unknown]) -> Callable[[Measurement], Sequence[Values] | Unknown]:
     def values(measurement: Measurement) -> Sequence[Values] | Unknown:
         value = read(measurement)
@@ -563,6 +569,15 @@ _METRICS = (
         "torch._dynamo.utils.counters",
         _once(lambda measurement: measurement.counts.compiles),
         gates=True,
+    ),
+    Metric(
+        "energy_j_per_token",
+        "J",
+        Kind.REPORT,
+        Per.ROUND,
+        "what the GPU took by its own counter / output tokens of all sequences; rounds under 1 s share it",
+        "NVML nvmlDeviceGetTotalEnergyConsumption",
+        _per_round(_energy),
     ),
     Metric(
         "peak_reserved_mib",

@@ -255,12 +255,14 @@ class Round:
         beside: of those that only kept up the load: before these, and until the last of them was answered.
         failures: of all of them.
         client_lag: seconds by which the client itself was late in nine of ten looks at its own clock.
+        energy: joules that the device took.
     """
 
     traces: tuple[Trace, ...]
     beside: tuple[Trace, ...] = ()
     failures: tuple[Failure, ...] = ()
     client_lag: float = 0.0
+    energy: float | Unknown = Unknown("nobody read an energy counter in this round")
 
     @property
     def began(self) -> float:
@@ -476,6 +478,44 @@ class Environment:
 
 
 _NOT_WATCHED = Unknown("nobody watched")
+Range = tuple[float, float]
+"""The least and the most that was seen."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """What a GPU did while a measurement was made, as NVML has it.
+
+    Args:
+        name: `cuda:0`.
+        sm_mhz: clock of its multiprocessors right after rounds.
+        memory_mhz: clock of its memory.
+        celsius: its temperature.
+        slowed: by what its clocks were held down that is no affair of the code.
+        capped: whether its power limit held them down, which is where heavy work ends on any GPU.
+        foreign: share of the time for which kernels of other processes ran.
+        memory_errors: that could not be corrected.
+    """
+
+    name: str
+    sm_mhz: Range | Unknown = _NOT_WATCHED
+    memory_mhz: Range | Unknown = _NOT_WATCHED
+    celsius: Range | Unknown = _NOT_WATCHED
+    slowed: tuple[str, ...] | Unknown = _NOT_WATCHED
+    capped: bool | Unknown = _NOT_WATCHED
+    foreign: float | Unknown = _NOT_WATCHED
+    memory_errors: int | Unknown = _NOT_WATCHED
+
+    @property
+    def disturbance(self) -> str:
+        """What others did to it; empty where nothing is known to have."""
+        if isinstance(self.slowed, tuple) and self.slowed:
+            return f"{self.name} was slowed down by {' and '.join(self.slowed)}"
+        if isinstance(self.foreign, float) and self.foreign > SHARED:
+            return f"other processes kept {self.name} busy for {percent(self.foreign)} of the time"
+        if isinstance(self.memory_errors, int) and self.memory_errors:
+            return f"{self.name} had {self.memory_errors} memory errors that could not be corrected"
+        return ""
 
 
 @dataclass(frozen=True)
@@ -486,24 +526,36 @@ class Conditions:
         foreign: cores' worth of processor time that other processes took.
         stolen: cores' worth that the hypervisor gave to other machines.
         processors: that the machine shows.
+        withheld: cores' worth that this process's container withheld, its quota used up.
+        mhz: of the processors, on the average.
+        gpus: those that hold the model.
+        again: rounds that do not count, since something disturbed the machine meanwhile, and were taken again.
     """
 
     foreign: float | Unknown = _NOT_WATCHED
     stolen: float | Unknown = _NOT_WATCHED
     processors: int = 1
+    withheld: float | Unknown = _NOT_WATCHED
+    mhz: Range | Unknown = _NOT_WATCHED
+    gpus: tuple[Gpu, ...] = ()
+    again: int = 0
 
     def disturbance(self, threads: int) -> str:
-        """What kept `threads` busy threads from having a core each; empty where nothing is known to have."""
+        """What kept `threads` busy threads from having a core each, and a GPU; empty where nothing is known to have."""
         if isinstance(self.stolen, float) and self.stolen > CONTENDED:
             return f"the hypervisor took {self.stolen:.1f} cores away"
+        if isinstance(self.withheld, float) and self.withheld > CONTENDED:
+            return f"the container's quota withheld {self.withheld:.1f} cores"
         free = self.processors - min(threads, self.processors)
         if isinstance(self.foreign, float) and self.foreign > free + CONTENDED:
             return f"other processes kept {self.foreign:.1f} of {self.processors} cores busy"
-        return ""
+        return next(filter(None, (gpu.disturbance for gpu in self.gpus)), "")
 
 
 CONTENDED = 0.25
 """Cores' worth of processor time, missing over a whole measurement, from which it counts as disturbed."""
+SHARED = 0.05
+"""Share of a GPU's time that others had, from which a measurement counts as disturbed."""
 
 
 class Sample(float):

@@ -8,6 +8,7 @@ from pathlib import PurePath
 from pytest_llmperf.errors import UsageError, did_you_mean
 
 _DEVICES = ("auto", "cpu", "cuda", "mps")
+_OTHERS = ("xpu", "npu", "hpu", "mlu", "xla")
 _DTYPES = ("auto", "float32", "float16", "bfloat16", "float64")
 _SHORT_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "half": "float16", "float": "float32"}
 
@@ -16,12 +17,17 @@ def device_name(device: object) -> str:
     """The device as given, if it has the form of one: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
 
     Raises:
-        UsageError: naming the nearest device.
+        UsageError: naming the nearest device, or that it is one of those that nothing here has been tried on.
     """
     name = str(device)
     kind, _, index = name.partition(":")
     if kind in _DEVICES and (not index or (kind == "cuda" and index.isdecimal())) and not name.endswith(":"):
         return name
+    if kind in _OTHERS:
+        raise UsageError(
+            f"device={device!r}: of GPUs CUDA's (ROCm's among them) and Apple's are measured in process; for others "
+            f"wrap your own loop as stream(fn), or measure a server by endpoint(…)"
+        )
     known = ("auto", "cpu", "cuda", "cuda:1", "mps")
     raise UsageError(f"device={device!r} is no device{did_you_mean(name, known)} (known: {', '.join(known)})")
 

@@ -1,8 +1,12 @@
-"""NVML, opened for a moment: it tells of NVIDIA GPUs without starting CUDA."""
+"""NVML, opened for a while: it tells of NVIDIA GPUs without starting CUDA, and sets nothing.
+
+Any of its answers may be refused by itself: for want of rights, under WSL, in a slice, on a Jetson.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,6 +34,162 @@ def handles(nvml: Any) -> list[Any]:
     return [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
 
 
+def handle(nvml: Any, index: int) -> Any:
+    """What torch calls by this number: NVML counts by bus, and CUDA as CUDA_VISIBLE_DEVICES and speed will have it.
+
+    Raises:
+        NVMLError: NVML does not show it.
+        AttributeError: this torch does not tell which one it is.
+    """
+    import torch
+
+    uuid = torch.cuda.get_device_properties(index).uuid
+    try:
+        return nvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}".encode())
+    except nvml.NVMLError:
+        return nvml.nvmlDeviceGetHandleByUUID(f"MIG-{uuid}".encode())
+
+
+class Gpu:
+    """One GPU, or slice of one, while NVML is open."""
+
+    def __init__(self, nvml: Any, handle: Any) -> None:
+        self._nvml = nvml
+        self._handle = handle
+        self._whole = handle
+        """Of a slice the GPU that it is part of: clocks and heat are its."""
+        self.is_slice = False
+        try:
+            if nvml.nvmlDeviceIsMigDeviceHandle(handle):
+                self.is_slice = True
+                self._whole = nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle)
+        except nvml.NVMLError:
+            pass
+
+    def sm_mhz(self) -> int | Unknown:
+        """The clock of its multiprocessors."""
+        return self._number("nvmlDeviceGetClockInfo", self._whole, self._nvml.NVML_CLOCK_SM)
+
+    def memory_mhz(self) -> int | Unknown:
+        """The clock of its memory."""
+        return self._number("nvmlDeviceGetClockInfo", self._whole, self._nvml.NVML_CLOCK_MEM)
+
+    def celsius(self) -> int | Unknown:
+        """How warm it is."""
+        return self._number("nvmlDeviceGetTemperature", self._whole, self._nvml.NVML_TEMPERATURE_GPU)
+
+    def held_down(self) -> int | Unknown:
+        """Why its clocks are lower than they might be: a mask of NVML's clocks event reasons, by their older name."""
+        return self._number("nvmlDeviceGetCurrentClocksThrottleReasons", self._whole)
+
+    def memory_errors(self) -> int | Unknown:
+        """Those that could not be corrected, since the driver was loaded."""
+        kinds = self._nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, self._nvml.NVML_VOLATILE_ECC
+        return self._number("nvmlDeviceGetTotalEccErrors", self._whole, *kinds)
+
+    def power_limit(self) -> float | Unknown:
+        """Watts that it may take."""
+        return _thousandths(self._number("nvmlDeviceGetEnforcedPowerLimit", self._whole))
+
+    def ecc(self) -> bool | Unknown:
+        """Whether its memory corrects errors, which takes of its bandwidth where that memory is GDDR."""
+        modes = self._asked("nvmlDeviceGetEccMode", self._whole)
+        return modes if isinstance(modes, Unknown) else bool(modes[0])
+
+    def energy(self) -> float | Unknown:
+        """Joules since the driver was loaded; of a slice nobody knows."""
+        if self.is_slice:
+            return Unknown("NVML counts the energy of whole GPUs, and this is a slice of one")
+        return _thousandths(self._number("nvmlDeviceGetTotalEnergyConsumption", self._handle))
+
+    def users(self) -> frozenset[int] | Unknown:
+        """Processes that have memory there, as NVML calls them."""
+        listed = self._asked("nvmlDeviceGetComputeRunningProcesses", self._handle)
+        return listed if isinstance(listed, Unknown) else frozenset(process.pid for process in listed)
+
+    def work(self, since: float) -> Mapping[int, float] | Unknown:
+        """By process, the share of time for which its kernels ran at most.
+
+        Args:
+            since: only what was seen after this moment, in seconds of `time.time()`.
+        """
+        try:
+            samples = self._nvml.nvmlDeviceGetProcessUtilization(self._handle, int(since * 1e6))
+        except self._nvml.NVMLError as error:
+            if error.value == self._nvml.NVML_ERROR_NOT_FOUND:  # nothing was seen to run
+                return {}
+            return Unknown(f"NVML: {error}")
+        shares: dict[int, float] = {}
+        for sample in samples:
+            if sample.timeStamp > since * 1e6 and sample.smUtil <= 100:  # zombies are listed with any number
+                shares[sample.pid] = max(shares.get(sample.pid, 0.0), sample.smUtil / 100)
+        return shares
+
+    def _number(self, function: str, *arguments: Any) -> int | Unknown:
+        told: int | Unknown = self._asked(function, *arguments)
+        return told
+
+    def _asked(self, function: str, *arguments: Any) -> Any:
+        try:
+            return getattr(self._nvml, function)(*arguments)
+        except (self._nvml.NVMLError, AttributeError) as error:  # each version of it drops some names
+            return Unknown(f"NVML: {error}")
+
+
+def _thousandths(value: int | Unknown) -> float | Unknown:
+    return value if isinstance(value, Unknown) else value / 1000
+
+
+_UNSEEN = Unknown("CUDA had been started before anyone looked who it is that starts it")
+_own: int | Unknown = _UNSEEN
+
+
+def own_pid() -> int | Unknown:
+    """What NVML calls this process: in a container its process id on the host."""
+    return _own
+
+
+def recognise(start: Callable[[], object]) -> None:
+    """Start CUDA, and see who has come to the GPUs by that.
+
+    Args:
+        start: makes the context on a GPU.
+    """
+    global _own
+    before = _listed()
+    start()
+    after = _listed()
+    _own = before if isinstance(before, Unknown) else after if isinstance(after, Unknown) else _who(after - before)
+
+
+def _who(came: frozenset[int]) -> int | Unknown:
+    """Which of these processes is this one."""
+    if os.getpid() in came:
+        return os.getpid()
+    if len(came) == 1:
+        return min(came)
+    if came:
+        return Unknown(f"{len(came)} processes came to the GPUs while this one started CUDA: it is one of them")
+    return Unknown("NVML does not list this process")
+
+
+def _listed() -> frozenset[int] | Unknown:
+    """The processes on any GPU of this machine."""
+    with opened() as library:
+        if isinstance(library, Unknown):
+            return library
+        try:
+            listed = [Gpu(library, each).users() for each in handles(library)]
+        except library.NVMLError as error:
+            return Unknown(f"NVML: {error}")
+    found: set[int] = set()
+    for users in listed:
+        if isinstance(users, Unknown):
+            return users
+        found |= users
+    return frozenset(found)
+
+
 def process_bytes(pids: Collection[int], whose: str) -> int | Unknown:
     """What NVML attributes to processes on all GPUs.
 
@@ -42,8 +202,8 @@ def process_bytes(pids: Collection[int], whose: str) -> int | Unknown:
         try:
             used = [
                 process.usedGpuMemory
-                for handle in handles(library)
-                for process in library.nvmlDeviceGetComputeRunningProcesses(handle)
+                for each in handles(library)
+                for process in library.nvmlDeviceGetComputeRunningProcesses(each)
                 if process.pid in pids
             ]
         except library.NVMLError as error:

@@ -14,8 +14,8 @@ from pytest_llmperf import metrics
 from pytest_llmperf.baselines.environment import environment_of
 from pytest_llmperf.errors import NoRoomError, UsageError
 from pytest_llmperf.measure import Effort, Need, alone, measure, profile_of
-from pytest_llmperf.measure.conditions import watched
-from pytest_llmperf.model import Conditions, Limit, Measurement, Profile, Round, Sample, Tolerance, Unknown
+from pytest_llmperf.measure.conditions import Watch, watching
+from pytest_llmperf.model import Limit, Measurement, Profile, Round, Sample, Tolerance, Unknown
 from pytest_llmperf.options import choose
 from pytest_llmperf.profiling.traces import trace_file, untraced
 from pytest_llmperf.rates import is_objective
@@ -127,7 +127,8 @@ class Session:
         )
         by_itself = alone(lambda rounds: look(rounds, settings.limits))
         try:
-            with self.exclusive(target.device.name), watched() as watch:
+            with self.exclusive(target.device.name), self._watching(target, environment.threads) as watch:
+                measured = functools.partial(measured, watch=watch)
                 if self.line is not None and self.gate is not None:
                     from pytest_llmperf.against import as_base
 
@@ -140,11 +141,13 @@ class Session:
                     measurement = measured(by_itself)
         finally:
             self.progress("")
-        conditions = _UNWATCHED if self.against is not None else watch.seen
-        if isinstance(target, Served):
-            conditions = dataclasses.replace(conditions, foreign=_SERVER_TOO)
-        evidence.measurement = dataclasses.replace(measurement, conditions=conditions)
+        evidence.measurement = measurement
         return evidence
+
+    def _watching(self, target: Target, threads: int | None) -> AbstractContextManager[Watch]:
+        in_turns = self.against is not None or self.line is not None
+        shared = _BASE_TOO if in_turns else _SERVER_TOO if isinstance(target, Served) else None
+        return watching(target.device.names, threads or 1, shared)
 
     def judge(self, evidence: Evidence) -> Result:
         """Its limits, and its comparison with the baseline."""
@@ -177,9 +180,8 @@ class Session:
         return None if folder is None else functools.partial(trace_file, folder, key)
 
 
-_BASE_TOO = Unknown("base worked meanwhile")
+_BASE_TOO = Unknown("base and head took turns meanwhile")
 _SERVER_TOO = Unknown("the server is another process itself")
-_UNWATCHED = Conditions(_BASE_TOO, _BASE_TOO)
 NOT_MEASURED = Measurement(target="", workload=Settings().workload, rounds=())
 
 

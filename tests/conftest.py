@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +16,9 @@ from tests.repositories import SETTINGS
 from tests.saved import llama, words_of
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ.setdefault("LLMPERF_CACHE", tempfile.mkdtemp(prefix="llmperf-"))  # probed once for all tests
+if "LLMPERF_CACHE" not in os.environ:  # probed once for all tests, and for the workers that inherit it
+    os.environ["LLMPERF_CACHE"] = tempfile.mkdtemp(prefix="llmperf-")
+    atexit.register(shutil.rmtree, os.environ["LLMPERF_CACHE"], ignore_errors=True)
 
 pytest_plugins = ["pytester"]
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pytest_llmperf.measure import Effort, Serving, requests, server
+from pytest_llmperf.measure.conditions import Unwatched
 from pytest_llmperf.model import Failure, Memory, Round, Trace, Unknown, Workload
 from pytest_llmperf.targets import Clock, Request
 from pytest_llmperf.targets.device import MemoryTrack
@@ -47,6 +48,7 @@ class FakeDevice:
     """Records every call in order; memory figures are set by the test."""
 
     name = "fake"
+    names = (name,)
 
     def __init__(self, *, has_own_clock: bool = False, peak: int = 0, end: int = 0, available: int = 2**40) -> None:
         self.has_own_clock = has_own_clock
@@ -160,7 +162,16 @@ def serving(target: FakeTarget, workload: Workload, **effort: Any) -> Serving:
     serve = server(target, workload, upcoming, target.clock)
     prefills = requests(target, Workload(workload.prompt_tokens, 1), 1_000_001)
     return Serving(
-        target, workload, Effort(**effort), upcoming, prefills, serve, [serve()], target.clock, lambda stage: None
+        target,
+        workload,
+        Effort(**effort),
+        upcoming,
+        prefills,
+        serve,
+        [serve()],
+        target.clock,
+        lambda stage: None,
+        Unwatched(),
     )
 
 

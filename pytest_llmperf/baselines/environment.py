@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
-import math
 import os
 import platform
 import re
@@ -12,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pytest_llmperf import nvml
+from pytest_llmperf import cgroup, nvml
 from pytest_llmperf.errors import UsageError
 from pytest_llmperf.git import ask
 from pytest_llmperf.model import Environment, Unknown
@@ -86,20 +85,23 @@ def hardware(device: str) -> str:
 
 
 def machine(device: str) -> Mapping[str, str]:
-    """What may change on the same hardware, and then its speed: the power limit of each GPU."""
+    """What may change on the same hardware, and then its speed: power limits, and whether memory corrects errors."""
     if not device.startswith("cuda"):
         return {}
     with nvml.opened() as library:
         if isinstance(library, Unknown):
             return {}
-        limits = []
-        for index in _cuda_indices(device):
-            try:
-                handle = library.nvmlDeviceGetHandleByUUID(_uuid(index).encode())
-                limits.append(f"{library.nvmlDeviceGetEnforcedPowerLimit(handle) / 1000:.0f} W")
-            except (library.NVMLError, AttributeError):  # slices have no limit of their own, old torch no uuid
-                return {}
-    return {"power limit": ", ".join(dict.fromkeys(limits))}
+        try:
+            gpus = [nvml.Gpu(library, nvml.handle(library, index)) for index in _cuda_indices(device)]
+        except (library.NVMLError, AttributeError):  # an old torch knows no uuid
+            return {}
+        limits = [gpu.power_limit() for gpu in gpus]
+        corrects = [gpu.ecc() for gpu in gpus]
+    told = {
+        "power limit": [f"{limit:.0f} W" for limit in limits if not isinstance(limit, Unknown)],
+        "ECC": ["on" if on else "off" for on in corrects if not isinstance(on, Unknown)],
+    }
+    return {name: ", ".join(dict.fromkeys(each)) for name, each in told.items() if len(each) == len(gpus)}
 
 
 def cpu_model() -> str:
@@ -127,34 +129,7 @@ def cores() -> float:
     """Processor cores that this process may use: by its affinity, and by the quota of its container."""
     affinity = getattr(os, "sched_getaffinity", None)
     allowed = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return min(allowed, _quota())
-
-
-def _quota(root: Path = Path("/sys/fs/cgroup")) -> float:
-    """Cores' worth of time that the control group of this process, or one above it, grants; infinite without one."""
-    try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return math.inf
-    granted = [math.inf]
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        base = root / "cpu" if "cpu" in controllers.split(",") else root
-        own = base / path.lstrip("/")
-        granted += [_granted(folder) for folder in (own, *own.parents) if folder == base or base in folder.parents]
-    return min(granted)
-
-
-def _granted(folder: Path) -> float:
-    """The quota that one control group itself sets, in version 2 or version 1 of the interface."""
-    try:
-        quota, period = (folder / "cpu.max").read_text().split()
-    except (OSError, ValueError):
-        try:
-            quota, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
-        except OSError:
-            return math.inf
-    return math.inf if quota.strip() in ("max", "-1") else int(quota) / int(period)
+    return min(allowed, cgroup.quota())
 
 
 @functools.cache
@@ -187,12 +162,6 @@ def _cuda_names(device: str) -> list[str]:
 
 def _cuda_key(names: Sequence[str]) -> str:
     return "-".join(["cuda", *(f"{_slug(name)}-x{count}" for name, count in sorted(Counter(names).items()))])
-
-
-def _uuid(index: int) -> str:
-    import torch
-
-    return f"GPU-{torch.cuda.get_device_properties(index).uuid}"
 
 
 def _slug(name: str) -> str:

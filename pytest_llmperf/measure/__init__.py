@@ -13,10 +13,13 @@ from pathlib import Path
 from pytest_llmperf import metrics
 from pytest_llmperf.collector import collector_quiet
 from pytest_llmperf.measure import served
+from pytest_llmperf.measure.conditions import Unwatched
+from pytest_llmperf.measure.energy import evened, metered
 from pytest_llmperf.measure.memory import memory_pass, peak_rss
 from pytest_llmperf.measure.quiet import torch_threads
 from pytest_llmperf.measure.rounds import Effort, Need, take, warm_up
 from pytest_llmperf.model import (
+    Conditions,
     Counts,
     Environment,
     Limit,
@@ -59,6 +62,7 @@ class Serving:
         prefills: as many of which only the first token is asked for.
         serve: one round.
         warm: the rounds that warmed it up.
+        watch: over the machine, from the first timed round on.
     """
 
     target: Target
@@ -70,6 +74,7 @@ class Serving:
     warm: Sequence[Round]
     clock: Clock
     progress: Progress
+    watch: Unwatched
 
 
 def alone(look: Callable[[Sequence[Round]], Need] = lambda rounds: Need.NOTHING) -> Callable[[Serving], list[Round]]:
@@ -80,12 +85,14 @@ def alone(look: Callable[[Sequence[Round]], Need] = lambda rounds: Need.NOTHING)
     """
 
     def taken(serving: Serving) -> list[Round]:
-        return take(_counted(serving.serve, serving.effort, serving.progress), serving.effort, look, serving.clock)
+        serve = metered(_counted(serving.serve, serving.effort, serving.progress), serving.watch.energy)
+        return evened(take(serve, serving.effort, look, serving.clock, serving.watch))
 
     return taken
 
 
 _ALONE = alone()
+_NOBODY = Unwatched()
 
 
 def measure(
@@ -101,6 +108,7 @@ def measure(
     trace: Callable[[], Path] | None = None,
     progress: Progress = lambda stage: None,
     clock: Clock = time.perf_counter,
+    watch: Unwatched = _NOBODY,
 ) -> Measurement:
     """All rounds of one workload on one target, with memory, counts and what the device could do.
 
@@ -111,6 +119,7 @@ def measure(
         price_per_hour: of the device, in whatever currency.
         trace: asked for the file of a Chrome trace, where one is wanted.
         progress: told each stage in a few words.
+        watch: over the machine.
     """
     remote = target if isinstance(target, Served) else None
     if remote is not None:
@@ -121,15 +130,19 @@ def measure(
     serve = server(target, workload, upcoming, clock)
     with torch_threads(effort.threads):
         if effort.smoke:
-            rounds, warm, memory, counts = [serve()], [], Memory(), Counts()
+            rounds, warm, memory, counts, conditions = [serve()], [], Memory(), Counts(), Conditions()
         else:
             progress("warming up")
             with peak_rss() as rss:
                 warm = warm_up(serve, effort, clock)
+            if watch.look() is not None:
+                watch.forget()
             prefills = requests(target, dataclasses.replace(workload, output_tokens=1), _FIRST_PREFILL)
             compiled = compilations()
-            rounds = taken(Serving(target, workload, effort, upcoming, prefills, serve, warm, clock, progress))
+            rounds = taken(Serving(target, workload, effort, upcoming, prefills, serve, warm, clock, progress, watch))
             compiled = compilations() - compiled
+            watch.look()
+            conditions = watch.seen
             if remote is not None:
                 memory, counts = served.passes(remote)
             else:
@@ -149,9 +162,10 @@ def measure(
             load=load,
             cold=(*warm, *rounds)[0].traces[0] if fresh else Measurement.cold,
             environment=environment,
+            conditions=conditions,
             objectives=tuple(objectives),
             price_per_hour=price_per_hour,
-            notes=tuple(filter(None, (*notes, without_trace))),
+            notes=tuple(filter(None, (*notes, *watch.unseen, without_trace))),
         )
     )
     if effort.smoke or remote is not None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
+from pytest_llmperf.measure.conditions import Unwatched
 from pytest_llmperf.model import Round
 
 MIN_ROUNDS = 3
@@ -17,6 +18,8 @@ STEADY = 0.95
 """A warm-up round this close to the fastest before it, or slower, has nothing left to gain."""
 PATIENCE_FOR_TAILS_S = 60.0
 """How long rounds go on for a percentile that the sample cannot support yet."""
+SPENT_AGAIN = 0.5
+"""The share of the time that may go into rounds which do not count, because something disturbed the machine."""
 
 
 class Need(Enum):
@@ -62,14 +65,27 @@ def take(
     effort: Effort,
     look: Callable[[Sequence[Round]], Need],
     clock: Callable[[], float],
+    watch: Unwatched,
 ) -> list[Round]:
-    """Rounds until a look needs nothing more or time is up; looks come at 3, 5, 8, 12, 18 … rounds."""
+    """Rounds until a look needs nothing more or time is up; looks come at 3, 5, 8, 12, 18 … rounds.
+
+    Those during which the watch saw something disturb the machine are taken again, without a look at their times.
+    """
     started = clock()
     rounds: list[Round] = []
+    unseen = 0
     next_look = MIN_ROUNDS
     while effort.rounds is None or len(rounds) < effort.rounds:
         rounds.append(serve())
         elapsed = clock() - started
+        unseen += 1
+        disturbance = watch.look()
+        if disturbance is not None:
+            seen, unseen = unseen, 0
+            if disturbance and elapsed < SPENT_AGAIN * effort.max_time:
+                watch.forget(seen)
+                del rounds[-seen:]
+                continue
         enough = len(rounds) >= MOST_ROUNDS
         late = elapsed >= effort.max_time and len(rounds) >= MIN_ROUNDS
         if effort.rounds is not None or not (late or enough or len(rounds) >= next_look):

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from pytest_llmperf.errors import DeviceMissingError
 from pytest_llmperf.model import Unknown
 from pytest_llmperf.names import device_name
+from pytest_llmperf.nvml import recognise
 
 Stamp = Any
 """A moment on the device: a clock reading on CPU, an event per GPU on CUDA."""
@@ -33,6 +34,11 @@ class Device(Protocol):
     @property
     def name(self) -> str:
         """`cpu`, `cuda:0`, …"""
+        ...
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """One for each GPU; of anything else its name."""
         ...
 
     @property
@@ -86,6 +92,7 @@ class Cpu(HostTime):
     """Host time; tensor memory from the profiler's allocation events, exact to the byte."""
 
     name = "cpu"
+    names = (name,)
 
     @contextmanager
     def track_memory(self) -> Iterator[MemoryTrack]:
@@ -217,6 +224,7 @@ class Mps:
     """
 
     name = "mps"
+    names = (name,)
     has_own_clock = False
 
     def stamp(self, clock: Callable[[], float]) -> float:
@@ -271,7 +279,10 @@ def device_of(name: str) -> Device:
         raise DeviceMissingError(
             f"device={name!r}: torch {torch.__version__} {seen} on this machine; 'auto' takes what is there"
         )
-    return Cuda([f"cuda:{index or torch.cuda.current_device()}"])
+    name = f"cuda:{index or torch.cuda.current_device()}"
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch has no types here
+        recognise(lambda: torch.cuda.synchronize(name))
+    return Cuda([name])
 
 
 def devices_of_model(model: Any, asked: Device) -> Device:

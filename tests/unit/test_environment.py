@@ -15,9 +15,9 @@ import pytest
 import torch
 import transformers
 
+from pytest_llmperf import cgroup
 from pytest_llmperf.baselines import environment as environment_module
 from pytest_llmperf.baselines.environment import (
-    _quota,
     commit,
     cores,
     cpu_model,
@@ -227,13 +227,13 @@ def test_a_served_target_is_recorded_with_the_versions_of_its_server_and_no_thre
 
 
 def test_cores_are_those_this_process_may_use(monkeypatch):
-    monkeypatch.setattr(environment_module, "_quota", lambda: math.inf)
+    monkeypatch.setattr(cgroup, "quota", lambda: math.inf)
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 2, 5}, raising=False)
     assert device_name("cpu").endswith(", 3 cores")
 
 
 def test_cores_are_counted_where_there_is_no_affinity(monkeypatch):
-    monkeypatch.setattr(environment_module, "_quota", lambda: math.inf)
+    monkeypatch.setattr(cgroup, "quota", lambda: math.inf)
     monkeypatch.delattr("os.sched_getaffinity", raising=False)
     monkeypatch.setattr("os.cpu_count", lambda: 12)
     assert device_name("cpu").endswith(", 12 cores")
@@ -242,77 +242,8 @@ def test_cores_are_counted_where_there_is_no_affinity(monkeypatch):
 @pytest.mark.parametrize(("quota", "expected"), [(1.5, 1.5), (3, 3), (8.0, 3), (math.inf, 3)])
 def test_a_quota_takes_cores_away_and_gives_none(monkeypatch, quota, expected):
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 2, 5}, raising=False)
-    monkeypatch.setattr(environment_module, "_quota", lambda: quota)
+    monkeypatch.setattr(cgroup, "quota", lambda: quota)
     assert cores() == expected
-
-
-@pytest.fixture
-def cgroup(tmp_path, monkeypatch):
-    """The quota of a process whose /proc/self/cgroup holds this, where the control groups hold these files."""
-    real = Path.read_text
-
-    def quota(own, **files):
-        def read_text(self, *arguments, **keywords):
-            if str(self) != "/proc/self/cgroup":
-                return real(self, *arguments, **keywords)
-            if own is None:
-                raise FileNotFoundError(self)
-            return own
-
-        monkeypatch.setattr(Path, "read_text", read_text)
-        for name, text in files.items():
-            path = tmp_path / "cgroup" / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
-        return _quota(tmp_path / "cgroup")
-
-    return quota
-
-
-@pytest.mark.parametrize(
-    ("files", "cores"),
-    [
-        ({"a/b/cpu.max": "150000 100000\n"}, 1.5),
-        ({"a/b/cpu.max": "max 100000\n"}, math.inf),
-        ({"a/b/cpu.max": "max 100000\n", "a/cpu.max": "50000 200000\n"}, 0.25),
-        ({"a/b/cpu.max": "100000 100000\n", "a/cpu.max": "400000 100000\n"}, 1.0),
-        ({"cpu.max": "200000 100000\n"}, 2.0),
-        ({"a/other/cpu.max": "100000 100000\n"}, math.inf),
-        ({"../cpu.max": "100000 100000\n"}, math.inf),
-        ({"a/b/cpu.max": "unreadable\n"}, math.inf),
-        ({}, math.inf),
-    ],
-)
-def test_the_quota_is_the_least_that_a_control_group_or_one_above_it_grants(cgroup, files, cores):
-    assert cgroup("0::/a/b\n", **files) == cores
-
-
-V1 = "12:cpuset:/docker/x\n4:cpu,cpuacct:/docker/x\n1:name=systemd:/docker/x\n"
-
-
-@pytest.mark.parametrize(
-    ("files", "cores"),
-    [
-        ({"cpu/docker/x/cpu.cfs_quota_us": "250000\n", "cpu/docker/x/cpu.cfs_period_us": "100000\n"}, 2.5),
-        ({"cpu/docker/x/cpu.cfs_quota_us": "-1\n", "cpu/docker/x/cpu.cfs_period_us": "100000\n"}, math.inf),
-        ({"cpu/docker/cpu.cfs_quota_us": "50000\n", "cpu/docker/cpu.cfs_period_us": "100000\n"}, 0.5),
-        ({"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3.0),
-        ({"cpu/docker/x/cpu.cfs_quota_us": "250000\n"}, math.inf),
-        ({}, math.inf),
-    ],
-)
-def test_the_quota_is_found_in_the_older_form_of_control_groups_too(cgroup, files, cores):
-    assert cgroup(V1, **files) == cores
-
-
-def test_where_both_forms_are_mounted_the_lesser_quota_counts(cgroup):
-    files = {"cpu/x/cpu.cfs_quota_us": "250000", "cpu/x/cpu.cfs_period_us": "100000", "x/cpu.max": "100000 100000"}
-    assert cgroup("4:cpu,cpuacct:/x\n0::/x\n", **files) == 1.0
-
-
-@pytest.mark.parametrize("own", [None, "", "0::/\n"])
-def test_a_system_without_control_groups_sets_no_quota(cgroup, own):
-    assert cgroup(own) == math.inf
 
 
 @pytest.fixture

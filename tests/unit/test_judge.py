@@ -9,15 +9,17 @@ from typing import Any
 
 import pytest
 
-from pytest_llmperf import mbu, metrics
+from pytest_llmperf import mbu, metrics, ttft_ms, weights_mib
 from pytest_llmperf.baselines.schema import Recording
 from pytest_llmperf.baselines.store import Store
 from pytest_llmperf.gate import Evidence, Gate, recording
 from pytest_llmperf.judge import judge
 from pytest_llmperf.model import (
     Ceilings,
+    Conditions,
     Counts,
     Environment,
+    Gpu,
     Measurement,
     Memory,
     Operator,
@@ -28,7 +30,7 @@ from pytest_llmperf.model import (
     Workload,
 )
 from pytest_llmperf.profiling.explain import NOT_KEPT
-from pytest_llmperf.results import Explanation, Grown, Result
+from pytest_llmperf.results import Explanation, Grown, Result, Verdict
 from pytest_llmperf.settings import Settings
 
 KEY = "test_chat.py::test_turn"
@@ -107,6 +109,19 @@ def test_a_broken_limit_on_a_share_says_of_what() -> None:
     broken, held = (row for row in judge(evidence, None).rows if row.metric == "mbu")
     assert re.match(r"decode reads weights and cache at .* of this machine's bandwidth", broken.note)
     assert held.note == ""
+
+
+def test_a_broken_limit_on_a_time_says_what_disturbed_the_machine() -> None:
+    hot = Conditions(gpus=(Gpu("cuda:0", slowed=("its temperature",)),))
+    slow = dataclasses.replace(measured(1), conditions=hot)
+    limits = (ttft_ms < 1, ttft_ms < 10_000, weights_mib < 0.5)
+    evidence = Evidence(KEY, slow, dataclasses.replace(Settings(), limits=limits))
+    rows = [row for row in judge(evidence, None).rows if row.limit]
+    assert {f"{row.metric} {row.limit}": (row.verdict, row.note) for row in rows} == {
+        "ttft_ms < 1": (Verdict.BROKEN, "meanwhile cuda:0 was slowed down by its temperature"),
+        "ttft_ms < 10000": (Verdict.OK, ""),
+        "weights_mib < 0.5": (Verdict.BROKEN, ""),
+    }
 
 
 def test_a_test_of_which_counts_alone_are_stored_says_that_they_were_compared(tmp_path: Path) -> None:

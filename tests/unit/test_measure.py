@@ -10,6 +10,7 @@ import torch
 
 from pytest_llmperf.errors import MeasurementError
 from pytest_llmperf.measure import Effort, Need, alone, measure
+from pytest_llmperf.measure.conditions import Unwatched
 from pytest_llmperf.model import Environment, Memory, Unknown, Workload
 from pytest_llmperf.targets import LoadOptions, resolve
 from pytest_llmperf.targets.protocol import no_rest
@@ -260,13 +261,39 @@ def test_threads_are_left_alone_where_none_are_asked_for():
     assert set(target.threads) == {2}
 
 
+class Noted(Unwatched):
+    """Notes in one list with the device's calls when it looks, and when it reads the meter."""
+
+    def __init__(self, calls: list[str]) -> None:
+        self.calls = calls
+
+    def look(self) -> None:
+        self.calls.append("look")
+
+    def energy(self) -> float:
+        self.calls.append("meter")
+        return 0.0
+
+
+def test_nothing_waits_for_a_device_or_looks_at_it_while_a_timed_round_runs():
+    target = resolve(TINY).load(LoadOptions(device="cpu"))
+    target.device = device = FakeDevice(has_own_clock=True)
+    tokens = 4
+    measure(target, Workload(8, tokens), Effort(rounds=3), watch=Noted(device.calls))
+    stamps = ["stamp"] * (2 + tokens)  # where prefill begins and ends, and each token
+    read_after = ["seconds"] * (1 + tokens)
+    of_a_round = ["meter", "synchronize", *stamps, *read_after, "meter", "look"]
+    begun = device.calls.index("look") + 1  # warming up ends with one
+    assert device.calls[begun : begun + 3 * len(of_a_round)] == 3 * of_a_round
+
+
 # The real thing
 
 
 def test_a_real_model_has_every_metric_that_a_cpu_can_have():
     target = resolve(TINY).load(LoadOptions(device="cpu"))
     seen = measure(target, Workload(8, 4), Effort(rounds=3), load=0.5)
-    without_device = {"peak_reserved_mib", "process_gpu_mib", "kernels_per_token"}
+    without_device = {"energy_j_per_token", "peak_reserved_mib", "process_gpu_mib", "kernels_per_token"}
     of_loads = {"goodput_per_s", "failed_share", "cost_per_million_tokens", "acceptance_rate"}
     assert set(seen.unknown) == {"tokenize_ms", "detokenize_ms", *without_device, *of_loads}
     assert seen.prefill_ms < seen.ttft_ms < seen.latency_ms
@@ -279,7 +306,7 @@ def test_a_real_model_has_every_metric_that_a_cpu_can_have():
 def test_a_real_gpu_has_every_metric_without_a_tokenizer():
     target = resolve(TINY).load(LoadOptions(device="cuda"))
     seen = measure(target, Workload(8, 4), Effort(rounds=3), load=0.5)
-    assert set(seen.unknown) <= {"tokenize_ms", "detokenize_ms", "process_gpu_mib"}
+    assert set(seen.unknown) <= {"tokenize_ms", "detokenize_ms", "process_gpu_mib", "energy_j_per_token"}
     assert seen.leak_mib == 0
 
 

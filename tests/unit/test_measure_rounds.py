@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytest_llmperf.measure.conditions import Unwatched
 from pytest_llmperf.measure.rounds import MIN_ROUNDS, MOST_WARM_UPS, PATIENCE_FOR_TAILS_S, Effort, Need, take, warm_up
 from pytest_llmperf.model import Round, Trace
 from tests.fakes import FakeClock
@@ -39,7 +40,7 @@ class Looks:
 
 
 def taken(serving, looks, **effort):
-    return len(take(serving, Effort(**effort), looks, serving.clock))
+    return len(take(serving, Effort(**effort), looks, serving.clock, Unwatched()))
 
 
 def warmed(serving, **effort):
@@ -117,12 +118,65 @@ def test_more_than_a_minute_is_allowed_where_the_user_allows_it():
 def test_rounds_are_at_least_three_and_never_far_beyond_their_time(seconds, max_time, needs):
     serving = Serving(seconds)
     start = serving.clock()
-    rounds = take(serving, Effort(max_time=max_time), Looks(*needs), serving.clock)
+    rounds = take(serving, Effort(max_time=max_time), Looks(*needs), serving.clock, Unwatched())
     elapsed = serving.clock() - start
     assert len(rounds) >= 3
     assert elapsed <= max(3 * seconds, max(max_time, PATIENCE_FOR_TAILS_S) + seconds) + 1e-6
     if Need.SAMPLES not in needs:
         assert elapsed <= max(3 * seconds, max_time + seconds) + 1e-6
+
+
+# Disturbed rounds
+
+
+class Disturbed(Unwatched):
+    """Answers looks in turn, nothing being wrong after them; notes what was forgotten."""
+
+    def __init__(self, *found: str | None) -> None:
+        self.found = iter(found)
+        self.forgotten: list[int] = []
+
+    def look(self) -> str | None:
+        return next(self.found, "")
+
+    def forget(self, rounds: int = 0) -> None:
+        self.forgotten.append(rounds)
+
+
+def rounds_kept(serving, watch, looks=None, **effort):
+    """Which rounds count, by their number."""
+    needs = looks or Looks(Need.NOTHING)
+    kept = take(serving, Effort(**effort), needs, serving.clock, watch)
+    return [round((each.traces[0].sent - 1000.0) / serving.seconds[0]) for each in kept]
+
+
+def test_a_disturbed_round_is_taken_again():
+    watch = Disturbed("", "heat", "")
+    assert rounds_kept(Serving(0.5), watch) == [0, 2, 3]
+    assert watch.forgotten == [1]
+
+
+def test_a_fixed_number_of_rounds_is_one_of_rounds_that_count():
+    watch = Disturbed("", "heat", "heat", "")
+    assert rounds_kept(Serving(0.5), watch, rounds=2) == [0, 3]
+
+
+def test_rounds_too_short_to_tell_are_judged_together_when_it_can_be_told():
+    watch = Disturbed(None, "", None, None, "heat", "")
+    assert rounds_kept(Serving(0.1), watch, Looks(Need.PRECISION, Need.NOTHING)) == [0, 1, 5, 6, 7]
+    assert watch.forgotten == [3]
+
+
+def test_half_the_time_at_most_goes_into_rounds_that_do_not_count():
+    watch = Disturbed(*["heat"] * 100)
+    assert rounds_kept(Serving(1.0), watch, max_time=10.0, looks=Looks(Need.PRECISION)) == [4, 5, 6, 7, 8, 9]
+    assert watch.forgotten == [1, 1, 1, 1]
+
+
+def test_a_machine_that_is_disturbed_all_the_time_is_measured_all_the_same():
+    watch = Disturbed(*["heat"] * 100)
+    assert len(rounds_kept(Serving(30.0), watch, max_time=10.0)) == 3
+    assert watch.forgotten == []
 
 
 # Warming up

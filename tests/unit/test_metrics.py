@@ -392,7 +392,7 @@ CEILINGS = Ceilings(bandwidth=1e9, flop_rate=1e11)
 BEFORE = Measurement(
     "fake",
     Workload(8, 4, 2),
-    (Round((_TRACE,)),) * 3,
+    (Round((_TRACE,), energy=8.0),) * 3,
     memory=MEMORY,
     counts=COUNTS,
     ceilings=CEILINGS,
@@ -407,6 +407,10 @@ BEFORE = Measurement(
 def _trace(change: Callable[[Trace], Trace]) -> Measurement:
     rounds = tuple(Round(tuple(change(trace) for trace in taken.traces)) for taken in BEFORE.rounds)
     return dataclasses.replace(BEFORE, rounds=rounds)
+
+
+def _rounds(**changed: object) -> Measurement:
+    return dataclasses.replace(BEFORE, rounds=tuple(dataclasses.replace(each, **changed) for each in BEFORE.rounds))
 
 
 def _later(first: float = 0.0, each_gap: float = 0.0) -> Measurement:
@@ -460,6 +464,7 @@ WORSENED = {
     "kernels_per_token": _counts(decode=dataclasses.replace(COUNTS.decode, kernels=51.0)),
     "kv_bytes_per_token": _counts(cache_growth=2048.0),
     "compiles": _counts(compiles=1),
+    "energy_j_per_token": _rounds(energy=9.0),
     "peak_reserved_mib": _memory(reserved=MIB),
     "process_gpu_mib": _memory(process_gpu=MIB),
     "peak_rss_mib": _memory(peak_rss=MIB),
@@ -534,6 +539,7 @@ UNIT_IN_NAME = {
     "ms": "_ms$",
     "s": "_s$",
     "MiB": "_mib$",
+    "J": "_j_per_token$",
     "tokens": "^tokens_per_step$",
     "tokens/s": "_tokens_per_s$",
     "FLOP": "flops(_per_token)?$",

@@ -224,7 +224,16 @@ def test_a_measurement_as_json_holds_metrics_rounds_memory_and_reasons() -> None
         "versions": {"torch": "2.13.0"},
         "machine": {"power limit": "700 W"},
     }
-    assert record["conditions"] == {"foreign": 0.5, "stolen": None, "processors": 2}
+    conditions = {
+        "foreign": 0.5,
+        "stolen": None,
+        "processors": 2,
+        "withheld": None,
+        "mhz": None,
+        "gpus": [],
+        "again": 0,
+    }
+    assert record["conditions"] == conditions
     assert set(record["metrics"]) | set(record["unknown"]) == set(CATALOGUE)
     assert "samples" not in record
 

@@ -28,6 +28,7 @@ EXPORTED = [
     "cost_per_million_tokens",
     "detokenize_ms",
     "endpoint",
+    "energy_j_per_token",
     "failed_share",
     "flops_per_token",
     "goodput_per_s",

@@ -232,6 +232,12 @@ def test_what_is_no_device_name_is_refused(name: object) -> None:
         device_of(name)
 
 
+@pytest.mark.parametrize("name", ["xpu", "xpu:0", "npu:1", "xla"])
+def test_other_accelerators_are_refused_with_what_to_do(name: str) -> None:
+    with pytest.raises(UsageError, match=rf"device='{name}': .* are measured in process; for others .* endpoint"):
+        device_of(name)
+
+
 @pytest.mark.parametrize(("wrong", "near"), [("cude", "cuda"), ("cuda:x", "cuda"), ("cpuu", "cpu"), ("mpss", "mps")])
 def test_a_device_name_nearly_right_is_answered_with_the_right_one(wrong: str, near: str) -> None:
     with pytest.raises(UsageError, match=f"did you mean '{near}"):

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import CompileConfig
 
 from pytest_llmperf.errors import MeasurementError, TargetError, UsageError
 from pytest_llmperf.model import Unknown, Workload
@@ -542,6 +543,27 @@ def test_on_a_real_gpu_device_times_are_ascending_and_within_the_hosts():
     assert 0 < trace.prefill <= trace.device_arrivals[0]
     assert trace.device_arrivals[-1] <= (trace.arrivals[-1] - trace.sent) * 1.1
     assert target.dtype == "bfloat16"
+
+
+STATIC = {"cache_implementation": "static"}
+GRAPHS = {**STATIC, "compile_config": CompileConfig(mode="reduce-overhead", fullgraph=False)}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("load", [{}, STATIC, GRAPHS], ids=["dynamic cache", "static cache", "CUDA graphs"])
+def test_on_a_real_gpu_each_token_has_an_event_however_it_is_decoded(dtype, load):
+    target = resolve("random:llama?num_hidden_layers=2&hidden_size=256&intermediate_size=512&vocab_size=1000").load(
+        LoadOptions(device="cuda", dtype=dtype, load=load)
+    )
+    workload = Workload(prompt_tokens=16, output_tokens=12)
+    for _ in range(3):  # graphs are recorded meanwhile
+        trace = serve(target, workload)
+    assert target.dtype == dtype
+    assert len(trace.device_arrivals) == len(trace.arrivals) == 12
+    assert list(trace.device_arrivals) == sorted(trace.device_arrivals)
+    host, device = (times[-1] - times[0] for times in (trace.arrivals, trace.device_arrivals))
+    assert device == pytest.approx(host, rel=0.2)
 
 
 @pytest.mark.parametrize("assisted", [True, False])

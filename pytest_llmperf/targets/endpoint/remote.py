@@ -20,6 +20,7 @@ class Remote(HostTime):
 
     def __init__(self, place: str) -> None:
         self.name = f"served:{place}"
+        self.names = (self.name,)
 
     @contextmanager
     def track_memory(self) -> Iterator[MemoryTrack]:

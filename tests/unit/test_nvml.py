@@ -1,0 +1,105 @@
+"""Who this process is to NVML: in a container it lists the process ids of the host."""
+
+from __future__ import annotations
+
+import os
+
+import pynvml
+import pytest
+import torch
+
+from pytest_llmperf import nvml
+from pytest_llmperf.model import Unknown
+from pytest_llmperf.targets.device import device_of
+from tests.gpus import FakeGpu, FakeNvml
+
+OTHER = 4_000_001
+
+
+@pytest.fixture(autouse=True)
+def nobody_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nvml, "_own", nvml._UNSEEN)
+
+
+def recognised(monkeypatch: pytest.MonkeyPatch, *came: int, **refused: int) -> int | Unknown:
+    """After CUDA was started on the second of two GPUs, to which these processes came meanwhile."""
+    gpus = [FakeGpu("GPU-a", processes={OTHER: 1}), FakeGpu("GPU-b")]
+    fake = FakeNvml(gpus, refused).install(monkeypatch)
+    started: list[bool] = []
+
+    def start() -> None:
+        started.append(True)
+        gpus[1].processes.update(dict.fromkeys(came))
+
+    nvml.recognise(start)
+    assert started == [True]
+    assert fake.open == 0
+    return nvml.own_pid()
+
+
+def test_before_cuda_was_started_it_is_unknown() -> None:
+    assert isinstance(nvml.own_pid(), Unknown)
+
+
+def test_on_the_host_it_has_its_own_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert recognised(monkeypatch, os.getpid(), 12345) == os.getpid()
+
+
+def test_in_a_container_it_is_who_came_when_cuda_was_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert recognised(monkeypatch, 31337) == 31337
+
+
+def test_of_two_that_came_at_once_nobody_can_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = recognised(monkeypatch, 31337, 31338)
+    assert own == Unknown("2 processes came to the GPUs while this one started CUDA: it is one of them")
+
+
+def test_where_nvml_lists_nobody_it_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert recognised(monkeypatch) == Unknown("NVML does not list this process")
+
+
+@pytest.mark.parametrize("function", ["nvmlInit", "nvmlDeviceGetCount", "nvmlDeviceGetComputeRunningProcesses"])
+def test_where_nvml_refuses_it_is_unknown_and_cuda_is_started(monkeypatch: pytest.MonkeyPatch, function: str) -> None:
+    own = recognised(monkeypatch, 31337, **{function: pynvml.NVML_ERROR_NO_PERMISSION})
+    assert own == Unknown("NVML: Insufficient Permissions")
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A torch with two GPUs; notes what is asked of it."""
+    asked: list[str] = []
+    answers = {
+        "is_available": lambda: True,
+        "device_count": lambda: 2,
+        "current_device": lambda: 0,
+        "is_initialized": lambda: bool(asked),
+        "synchronize": asked.append,
+    }
+    for name, answer in answers.items():
+        monkeypatch.setattr(torch.cuda, name, answer)
+    return asked
+
+
+def test_a_process_is_recognised_when_it_first_asks_for_a_gpu(monkeypatch: pytest.MonkeyPatch, cuda: list[str]) -> None:
+    gpus = [FakeGpu("GPU-a", processes={OTHER: 1}), FakeGpu("GPU-b")]
+    FakeNvml(gpus).install(monkeypatch)
+
+    def starts(name: str) -> None:
+        cuda.append(name)
+        gpus[1].processes[31337] = 2**30
+
+    monkeypatch.setattr(torch.cuda, "synchronize", starts)
+    assert device_of("cuda:1").name == "cuda:1"
+    assert nvml.own_pid() == 31337
+    device_of("cuda:0")
+    assert cuda == ["cuda:1"], "it is started once"
+
+
+def test_where_cuda_runs_already_nothing_is_started_and_who_it_is_stays_unknown(
+    monkeypatch: pytest.MonkeyPatch, cuda: list[str]
+) -> None:
+    cuda.append("started by a conftest")
+    fake = FakeNvml([FakeGpu()]).install(monkeypatch)
+    device_of("cuda")
+    assert fake.calls == []
+    assert nvml.own_pid() == Unknown("CUDA had been started before anyone looked who it is that starts it")
