@@ -3,7 +3,7 @@
 Each part is a script of this folder, in a process of its own that loads the models one after the other: nothing is
 downloaded, and a model of 8 B is built on the device in some seconds. What the parts are given, of 450 s:
 
-    roofline      60 s   TTFT and TPOT, and how much of the device's ceilings they reach
+    roofline      60 s   TTFT, TPOT and energy, and how much of the device's ceilings they reach
     device_time   45 s   device time by events against the host's arrivals and a profiler's trace
     overhead      80 s   as reported over bare; as many pairs of generations as that allows, a third of it per model
     structural    70 s   eight changes and none, of a small model of each type
@@ -232,6 +232,10 @@ def _plain(name: str) -> Callable[[Figures], Cell]:
     return lambda figures: Cell("unknown" if figures[name] is None else short_number(figures[name]))
 
 
+def _disturbed(figures: Figures) -> Cell:
+    return Cell(figures["disturbed"] or "no", not figures["disturbed"])
+
+
 def _ratio(name: str) -> Callable[[Figures], Cell | None]:
     def cell(figures: Figures) -> Cell | None:
         ratio = figures[name]
@@ -277,7 +281,8 @@ def _false(figures: Figures) -> Cell:
 
 _BAR = f"{BAR[0]}–{BAR[1]}"
 ROWS = (
-    *(Row(f"`{name}`", "roofline", _plain(name)) for name in ("ttft_ms", "tpot_ms", "mbu", "mfu")),
+    *(Row(f"`{name}`", "roofline", _plain(name)) for name in (*TIMED, "mbu", "mfu", "energy_j_per_token")),
+    Row("disturbed meanwhile", "roofline", _disturbed, "no"),
     Row("decode, events / host", "device_time", _ratio("host"), _BAR),
     Row("decode, events / trace", "device_time", _ratio("decode"), _BAR),
     Row("prefill, events / trace", "device_time", _ratio("prefill"), _BAR),

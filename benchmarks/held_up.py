@@ -44,6 +44,7 @@ from pytest_llmperf.duet.script import SIDES, Pace, Side, other
 from pytest_llmperf.duet.sides import Conductor, Line, follow
 from pytest_llmperf.duet.worker import Ready
 from pytest_llmperf.measure import Effort, Serving, requests, server, torch_threads
+from pytest_llmperf.measure.conditions import Unwatched
 from pytest_llmperf.measure.rounds import warm_up
 from pytest_llmperf.metrics import CATALOGUE
 from pytest_llmperf.model import Environment, Workload, plain
@@ -122,7 +123,7 @@ def serving(target: Target, workload: Workload) -> Serving:
     prefills = requests(target, dataclasses.replace(workload, output_tokens=1), FIRST_PREFILL)
     serve = server(target, workload, upcoming, clock)
     warm = warm_up(serve, EFFORT, clock)
-    return Serving(target, workload, EFFORT, upcoming, prefills, serve, warm, clock, lambda stage: None)
+    return Serving(target, workload, EFFORT, upcoming, prefills, serve, warm, clock, lambda stage: None, Unwatched())
 
 
 def follower(parsed: argparse.Namespace) -> None:

@@ -20,6 +20,7 @@ from rich.table import Table
 
 from pytest_llmperf.baselines.environment import environment_of
 from pytest_llmperf.measure import Effort, measure, torch_threads
+from pytest_llmperf.measure.conditions import watching
 from pytest_llmperf.model import Measurement, Unknown, Workload
 from pytest_llmperf.profiling.probe import SMALLEST, probe_of
 from pytest_llmperf.profiling.roofline import Floor, roofline
@@ -34,7 +35,7 @@ TARGETS = [
     f"random:llama?num_hidden_layers=12&hidden_size=1024&intermediate_size=2816&{GROUPED}",
 ]
 PROBE_BAR_S = 2.0
-KEPT = ("ttft_ms", "tpot_ms", "mbu", "mfu")
+KEPT = ("ttft_ms", "tpot_ms", "mbu", "mfu", "energy_j_per_token")
 SIZES = [SMALLEST, 2**20, 2**24, 2**40]
 
 
@@ -100,7 +101,7 @@ def main() -> int:
     columns = ("ttft floor", "ttft_ms", "times", "tpot floor", "tpot_ms", "times", "mbu", "mfu")
     found = Table("target", "dtype", "threads", *columns, title=f"{workload.prompt_tokens} → {workload.output_tokens}")
     faults = 0
-    kept: dict[str, dict[str, float | None]] = {}
+    kept: dict[str, dict[str, float | str | None]] = {}
     for threads in parsed.threads:
         for dtype in parsed.dtype:
             for number, name in enumerate(parsed.targets):
@@ -111,11 +112,14 @@ def main() -> int:
                     console.print(table)
                     faults += not in_time
                 effort = Effort(max_time=parsed.max_time, threads=threads)
-                measurement = measure(target, workload, effort, environment=environment_of(target, threads))
+                environment = environment_of(target, threads)
+                with watching(target.device.names, threads) as watch:
+                    measurement = measure(target, workload, effort, environment=environment, watch=watch)
                 faults += len(roofline(measurement).impossible)
                 found.add_row(name, dtype, str(threads), *row(measurement))
                 del target
-                kept[name] = medians(measurement)
+                disturbed = measurement.conditions.disturbance(threads)
+                kept[name] = {**medians(measurement), "disturbed": disturbed}
                 if parsed.json:
                     parsed.json.write_text(json.dumps(kept))
     console.print(found)

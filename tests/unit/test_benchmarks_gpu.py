@@ -44,7 +44,14 @@ def found(scripts: Any) -> dict[str, Any]:
     both = {"noise": noise, "shares": shares}
     structure = {"runs": 8, "caught": 8, "missed": [], "unchanged": 1, "false": 0}
     figures: dict[str, Any] = {
-        "roofline": {"ttft_ms": 12.3, "tpot_ms": 6.78, "mbu": 0.5, "mfu": None},
+        "roofline": {
+            "ttft_ms": 12.3,
+            "tpot_ms": 6.78,
+            "mbu": 0.5,
+            "mfu": None,
+            "energy_j_per_token": 0.1,
+            "disturbed": "",
+        },
         "device_time": {"host": 1.0001, "prefill": 0.998, "decode": 1.0},
         "overhead": {"ttft_ms": ratio, "tpot_ms": ratio},
         "held_up": {"ttft_ms": both, "tpot_ms": both},
@@ -83,6 +90,7 @@ def test_the_table_has_a_line_for_each_figure_and_a_column_for_each_model(script
 @pytest.mark.parametrize(
     ("part", "path", "value", "title", "cell"),
     [
+        ("roofline", ["disturbed"], "it was hot", "disturbed meanwhile", "**it was hot**"),
         ("device_time", ["host"], 1.02, "decode, events / host", "**1.0200**"),
         ("overhead", ["tpot_ms", "high"], 1.02, "`tpot_ms`, reported / bare", "**1.000 (0.998–1.020)**"),
         ("held_up", ["ttft_ms", "shares", 0, "verdict"], "REGRESSED", "`ttft_ms`, unchanged", "**REGRESSED, +0.0 %**"),
