@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import pynvml
 import pytest
 import torch
+from markdown_it import MarkdownIt
+from transformers import GPT2Config
 
 from pytest_llmperf.model import Unknown, Workload
 from pytest_llmperf.targets import LoadOptions, random_weights, shortage
@@ -125,3 +128,26 @@ def test_facts_fit_a_narrow_terminal():
     assert lines[-1] == "  a line"
     assert all(len(line) <= 78 for line in lines)
     assert all(line.startswith("    ") for line in lines[2:-1])
+
+
+def test_the_picture_in_the_docs_is_what_one_looks_like(monkeypatch):
+    class Full(Cuda):
+        def rooms(self):
+            own = {"reserved": int(118.3 * GIB), "live": int(486.1 * MIB)}
+            return [Room("cuda:0", int(139.8 * GIB), int(1.2 * GIB), own)]
+
+    gpu = FakeGpu("GPU-uuid-0", processes={os.getpid(): 120 * GIB, 4242: int(19.4 * GIB)})
+    FakeNvml([gpu]).install(monkeypatch)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(uuid=f"uuid-{index}"))
+    monkeypatch.setattr(shortage.nvml, "own_pid", os.getpid)
+    target = FakeTarget(FakeClock(), weights=int(474.7 * MIB), model=SimpleNamespace(config=GPT2Config()))
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 11.25 GiB. GPU 0 has …")
+    message = (
+        "gpt2 ran out of memory on cuda:0 serving 256 × (512 + 128) tokens; use a smaller batch_size or shorter "
+        "prompts and outputs"
+    )
+    device, needs = shortage.of_device(Full(["cuda:0"]), error), shortage.of_target(target, Workload(512, 128, 256))
+    told = shortage.told(message, device, needs, shortage.of_others({"random:llama": int(12.6 * GIB)}))
+    page = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+    (shown,) = [token.content for token in MarkdownIt().parse(page) if token.type == "fence" and token.info == "text"]
+    assert shown.split() == told.split()
