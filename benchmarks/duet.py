@@ -7,7 +7,7 @@ would. Cases:
     b  a busy-wait of 5 % and 10 % of a step's own time, in prefill, in decode, in both
     c  all of these beside a bursty neighbour
     d  structural changes: no KV cache, an upcast, eager attention, a scalar read per layer, a tensor leak
-    e  0, 5 and 10 % in both through pytest-benchmark and through stored baselines
+    e  all of a, b and d through pytest-benchmark and through stored baselines
     f  the standard error of whole rounds by turns, over that of turns inside them
 
     python benchmarks/duet.py [--cases a,b,c,d,e,f] [--tests 5] [--runs 2] [--calibrate PAIRS] [--json FILE]
@@ -85,7 +85,6 @@ def held_up(place: str, share: float) -> Change:
 
 UNCHANGED = Change("unchanged")
 BUSY = [held_up(place, share) for place in ("prefill", "decode", "both") for share in (0.05, 0.10)]
-IN_BOTH = [UNCHANGED, *BUSY[-2:]]
 STRUCTURAL = [
     Change("KV cache off", {"USE_CACHE = True": "USE_CACHE = False"}),
     Change("bfloat16 to float32", {"torch.bfloat16": "torch.float32"}, base={"torch.float32": "torch.bfloat16"}),
@@ -94,6 +93,7 @@ STRUCTURAL = [
     Change("a tensor leak", {"KEEPS = False": "KEEPS = True"}),
 ]
 CASES: Mapping[str, Sequence[Change]] = {"a": [UNCHANGED], "b": BUSY, "c": [UNCHANGED, *BUSY], "d": STRUCTURAL}
+BY_GATE = [UNCHANGED, *BUSY, *STRUCTURAL]
 
 
 @dataclass(frozen=True)
@@ -210,14 +210,14 @@ def run_others(repository: Repository, options: argparse.Namespace, kept: Kept) 
         "stored baseline": ((*ours, "--llmperf-update", "--llmperf-force"), ours),
     }
     for _ in range(options.runs):
-        for change in IN_BOTH:
+        for change in BY_GATE:
             for how, (at_base, at_head) in gates.items():
                 repository.forget()
-                repository.stand({}, {})
+                repository.stand(change.base, {})
                 recorded = repository.run(*at_base)
                 if recorded.status:
                     raise SystemExit(f"{how}: could not record\n{recorded.output}")
-                repository.stand({}, change.head)
+                repository.stand(change.base, change.head)
                 kept.add("e", how, change, repository.run(*at_head), options.tests)
 
 
@@ -324,8 +324,8 @@ def gates_table(kept: Kept) -> Table:
         "gate", "change", "tests", "failed", "runs failed", "s per test", title="(e) the same change, by gate"
     )
     for how in ("pytest-benchmark", "stored baseline", "duet"):
-        for change in IN_BOTH:
-            runs = kept.runs("abe", how, change.name)
+        for change in BY_GATE:
+            runs = kept.runs("abde", how, change.name)
             if not runs:
                 continue
             tests = sum(run["count"] for run in runs)

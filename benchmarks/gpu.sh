@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, in one command: the GPU tests without skips, then what measuring costs there.
+# Everything that needs a GPU, in one command of less than nine minutes: the GPU tests without skips, then the table of
+# gpu.py. The rounds of its A/A pairs go to tests/data/, for benchmarks/verdict.py.
 #
 #     bash benchmarks/gpu.sh [PYTHON]
 set -euo pipefail
@@ -7,16 +8,8 @@ cd "$(dirname "$0")/.."
 python=${1:-python}
 export HF_HUB_OFFLINE=1 LLMPERF_REQUIRE_GPU=1
 
-"$python" -m pytest -m gpu
-"$python" benchmarks/overhead.py --device cuda --pairs 200
-
-"$python" benchmarks/counting.py
-"$python" benchmarks/roofline.py --device cuda --dtype bfloat16 random:gpt2 \
-  'random:llama?num_hidden_layers=16&hidden_size=2048&intermediate_size=5504'
-
-# The noise of this GPU, its pairs kept for benchmarks/verdict.py. The target is about as large as what is gated there.
-traces=$(mktemp -d)
-"$python" -m pytest_llmperf.cli calibrate 'random:llama?num_hidden_layers=16&hidden_size=2048&intermediate_size=5504' \
-  --device cuda --dtype bfloat16 --pairs 8 --rounds 40 --baselines "$traces" --traces "$traces/pairs.json.gz"
-cp "$traces/pairs.json.gz" "tests/data/pairs-$(basename "$(dirname "$traces"/*/noise.json)").json.gz"
-"$python" benchmarks/verdict.py
+status=0
+timeout --foreground --signal=INT --kill-after=10 150 "$python" -m pytest -m gpu || status=$?
+[ "$status" = 0 ] || echo "the GPU tests failed, or did not end within 150 s"
+"$python" benchmarks/gpu.py --device cuda --seconds "$((525 - SECONDS))" --traces tests/data || status=$?
+exit "$status"

@@ -3,21 +3,24 @@
 Probes the device anew, in a cache folder of its own, and says how long that took; then measures each model and prints
 its floors, what was measured, and both shares. A time below its floor would be an error of ours: exit code 1.
 
-    python benchmarks/roofline.py [--threads 1 2] [--dtype float32 bfloat16] [--device auto] [TARGET …]
+    python benchmarks/roofline.py [--threads 1 2] [--dtype float32 bfloat16] [--device auto] [--json FILE] [TARGET …]
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import tempfile
 import time
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from pytest_llmperf.baselines.environment import environment_of
 from pytest_llmperf.measure import Effort, measure, torch_threads
+from pytest_llmperf.measure.conditions import watching
 from pytest_llmperf.model import Measurement, Unknown, Workload
 from pytest_llmperf.profiling.probe import SMALLEST, probe_of
 from pytest_llmperf.profiling.roofline import Floor, roofline
@@ -32,6 +35,7 @@ TARGETS = [
     f"random:llama?num_hidden_layers=12&hidden_size=1024&intermediate_size=2816&{GROUPED}",
 ]
 PROBE_BAR_S = 2.0
+KEPT = ("ttft_ms", "tpot_ms", "mbu", "mfu", "energy_j_per_token")
 SIZES = [SMALLEST, 2**20, 2**24, 2**40]
 
 
@@ -74,6 +78,11 @@ def row(measurement: Measurement) -> list[str]:
     return [*cells, *("–" if share is None else f"{share:.3f}" for share in shares)]
 
 
+def medians(measurement: Measurement) -> dict[str, float | None]:
+    """What is kept of it; None where it is unknown."""
+    return {name: sample.median if (sample := getattr(measurement, name)) is not None else None for name in KEPT}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("targets", nargs="*", default=TARGETS, metavar="TARGET")
@@ -84,6 +93,7 @@ def main() -> int:
     parser.add_argument("--output-tokens", type=int, default=16)
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--max-time", type=float, default=10.0)
+    parser.add_argument("--json", type=Path, metavar="FILE")
     parsed = parser.parse_args()
     os.environ["LLMPERF_CACHE"] = tempfile.mkdtemp(prefix="llmperf-")
     console = Console(width=160)
@@ -91,6 +101,7 @@ def main() -> int:
     columns = ("ttft floor", "ttft_ms", "times", "tpot floor", "tpot_ms", "times", "mbu", "mfu")
     found = Table("target", "dtype", "threads", *columns, title=f"{workload.prompt_tokens} → {workload.output_tokens}")
     faults = 0
+    kept: dict[str, dict[str, float | str | None]] = {}
     for threads in parsed.threads:
         for dtype in parsed.dtype:
             for number, name in enumerate(parsed.targets):
@@ -101,10 +112,16 @@ def main() -> int:
                     console.print(table)
                     faults += not in_time
                 effort = Effort(max_time=parsed.max_time, threads=threads)
-                measurement = measure(target, workload, effort, environment=environment_of(target, threads))
+                environment = environment_of(target, threads)
+                with watching(target.device.names, threads) as watch:
+                    measurement = measure(target, workload, effort, environment=environment, watch=watch)
                 faults += len(roofline(measurement).impossible)
                 found.add_row(name, dtype, str(threads), *row(measurement))
                 del target
+                disturbed = measurement.conditions.disturbance(threads)
+                kept[name] = {**medians(measurement), "disturbed": disturbed}
+                if parsed.json:
+                    parsed.json.write_text(json.dumps(kept))
     console.print(found)
     return int(faults > 0)
 

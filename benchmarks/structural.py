@@ -5,7 +5,7 @@ and judged by the stored rule against a session that was recorded of the unchang
 in it. Every change must make an exact metric or memory REGRESSED and be told with its own hint; an unchanged model
 must never have one.
 
-    python benchmarks/structural.py [--runs 10] [--unchanged 50] [--load N]
+    python benchmarks/structural.py [--runs 10] [--unchanged 50] [--load N] [--device cpu] [--json FILE]
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import collections
 import functools
+import json
 import subprocess
 import sys
 import tempfile
@@ -62,6 +63,8 @@ MODELS: Mapping[str, Mapping[str, Any]] = {
     },
 }
 """By type; the last is a hybrid of attention and state space."""
+LEAKED = {"cpu": 16 * 1024, "cuda": 2**20}
+"""Numbers of four bytes, on each type of device: more than its allocator makes more or less of a call."""
 
 Model = Any
 Patch = Callable[[Model], None]
@@ -119,7 +122,7 @@ def leak(model: Model) -> None:
     generate = model.generate
 
     def leaking(*args: Any, **kwargs: Any) -> Any:
-        kept.append(torch.zeros(16 * 1024))
+        kept.append(torch.zeros(LEAKED[model.device.type], device=model.device))
         return generate(*args, **kwargs)
 
     model.generate = leaking
@@ -165,12 +168,12 @@ CASES: Mapping[str, Case] = {
 }
 
 
-def measured(kind: str, case: Case, *, changed: bool) -> Measurement:
+def measured(kind: str, case: Case, device: str, *, changed: bool) -> Measurement:
     """A fresh model of this type, with the case's change or as it is before."""
     sizes = {**MODELS[kind], **case.base}
     if changed:
         sizes |= case.head.get(kind, case.head.get("", {}))
-    target = resolve(random_weights(kind, **sizes)).load(LoadOptions(device="cpu"))
+    target = resolve(random_weights(kind, **sizes)).load(LoadOptions(device, "float32"))
     if changed:
         case.patch(target.model)
     environment = environment_of(target, EFFORT.threads)
@@ -247,6 +250,8 @@ def main() -> None:
     parser.add_argument("--unchanged", type=int, default=3, help="runs of each unchanged model")
     parser.add_argument("--load", type=int, default=0, help="busy neighbour processes")
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--hints", action="store_true", help="print every hint that was given")
     given = parser.parse_args()
     cases = [(kind, name) for kind in given.models for name in CASES]
@@ -256,15 +261,36 @@ def main() -> None:
         folder = Path(name)
         for kind in given.models:
             for stored, case in {key(kind, case): case for case in CASES.values()}.items():
-                record(folder, stored, measured(kind, case, changed=False))
+                record(folder, stored, measured(kind, case, given.device, changed=False))
         for _, (kind, change) in track([(run, each) for run in range(given.runs) for each in cases], "changed"):
             case = CASES[change]
-            tallies[kind, change].add(judged(folder, key(kind, case), measured(kind, case, changed=True)), case.hint)
+            tallies[kind, change].add(
+                judged(folder, key(kind, case), measured(kind, case, given.device, changed=True)), case.hint
+            )
         for _, kind in track([(run, kind) for run in range(given.unchanged) for kind in given.models], "unchanged"):
-            result = judged(folder, key(kind, UNCHANGED), measured(kind, UNCHANGED, changed=False))
+            result = judged(folder, key(kind, UNCHANGED), measured(kind, UNCHANGED, given.device, changed=False))
             alarms[kind].update(regressed(result))
             alarms[kind]["runs"] += bool(regressed(result))
     show(given, tallies, alarms)
+    if given.json:
+        given.json.write_text(json.dumps({kind: kept(kind, given, tallies, alarms) for kind in given.models}))
+
+
+def kept(
+    kind: str,
+    given: argparse.Namespace,
+    tallies: Mapping[tuple[str, str], Tally],
+    alarms: Mapping[str, Mapping[str, int]],
+) -> dict[str, Any]:
+    """What is kept of one model."""
+    of = {change: tallies[kind, change] for change in CASES}
+    return {
+        "runs": sum(tally.runs for tally in of.values()),
+        "caught": sum(tally.caught for tally in of.values()),
+        "missed": [change for change, tally in of.items() if tally.caught < tally.runs],
+        "unchanged": given.unchanged,
+        "false": alarms[kind].get("runs", 0),
+    }
 
 
 UNCHANGED = Case(nothing, "")

@@ -29,9 +29,11 @@ if TYPE_CHECKING:
     compiles: Expression
     cost_per_million_tokens: Expression
     detokenize_ms: Expression
+    device_gpu_mib: Expression
     energy_j_per_token: Expression
     failed_share: Expression
     flops_per_token: Expression
+    fragmentation_mib: Expression
     goodput_per_s: Expression
     itl_ms: Expression
     kernels_per_token: Expression
@@ -73,10 +75,12 @@ __all__ = [
     "compiles",
     "cost_per_million_tokens",
     "detokenize_ms",
+    "device_gpu_mib",
     "endpoint",
     "energy_j_per_token",
     "failed_share",
     "flops_per_token",
+    "fragmentation_mib",
     "goodput_per_s",
     "itl_ms",
     "kernels_per_token",

@@ -5,6 +5,7 @@ A message names the bad value, the place it came from, and the fix.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterable
 
 
@@ -46,6 +47,20 @@ class ReportError(LlmperfError):
 
 class ForeignError(LlmperfError):
     """A file of another tool cannot be read, or does not say what a measurement is made of."""
+
+
+def forget_frames(error: BaseException) -> None:
+    """Empty the frames of an error's traceback, and of the errors before it: they hold tensors, for as long as anyone
+    holds the error, as pytest does with that of the last test. They are told as before, without their variables.
+    """
+    seen: list[BaseException] = []
+    pending: list[BaseException | None] = [error]
+    while pending:
+        one = pending.pop()
+        if one is not None and one not in seen:
+            seen.append(one)
+            traceback.clear_frames(one.__traceback__)
+            pending += [one.__cause__, one.__context__]
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -255,6 +255,7 @@ class Round:
         beside: of those that only kept up the load: before these, and until the last of them was answered.
         failures: of all of them.
         client_lag: seconds by which the client itself was late in nine of ten looks at its own clock.
+        held: bytes of live tensors on the model's device after it; on the CPU of the process's resident set.
         energy: joules that the device took.
     """
 
@@ -262,6 +263,7 @@ class Round:
     beside: tuple[Trace, ...] = ()
     failures: tuple[Failure, ...] = ()
     client_lag: float = 0.0
+    held: int | Unknown = Unknown("nobody looked")
     energy: float | Unknown = Unknown("nobody read an energy counter in this round")
 
     @property
@@ -287,8 +289,10 @@ class Memory:
         kv_cache: tensors of the cache after the last token.
         peak_growth: peak of live tensor bytes on the model's device while serving, less those alive before.
         leaked_per_call: live tensor bytes that a call leaves behind, once caches are filled.
-        reserved: the device allocator's peak reserved bytes.
+        reserved: peak bytes that the device's allocator took while serving.
+        fragmentation: of these, what it had beside the peak of its blocks in use.
         process_gpu: bytes NVML attributes to this process.
+        device_gpu: bytes in use on the GPUs that hold the model, by NVML, whosever they are.
         peak_rss: peak resident set of this process while serving.
     """
 
@@ -297,7 +301,9 @@ class Memory:
     peak_growth: int | Unknown = _NO_MEMORY_PASS
     leaked_per_call: int | Unknown = _NO_MEMORY_PASS
     reserved: int | Unknown = _NO_MEMORY_PASS
+    fragmentation: int | Unknown = _NO_MEMORY_PASS
     process_gpu: int | Unknown = _NO_MEMORY_PASS
+    device_gpu: int | Unknown = _NO_MEMORY_PASS
     peak_rss: int | Unknown = _NO_MEMORY_PASS
 
 

@@ -6,11 +6,14 @@ Any of its answers may be refused by itself: for want of rights, under WSL, in a
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from pytest_llmperf.model import Unknown
+
+Told = TypeVar("Told")
 
 
 @contextmanager
@@ -106,6 +109,18 @@ class Gpu:
         """Processes that have memory there, as NVML calls them."""
         listed = self._asked("nvmlDeviceGetComputeRunningProcesses", self._handle)
         return listed if isinstance(listed, Unknown) else frozenset(process.pid for process in listed)
+
+    def held(self) -> Mapping[int, int] | Unknown:
+        """Bytes that each process has there; those of whom it does not say are left out."""
+        listed = self._asked("nvmlDeviceGetComputeRunningProcesses", self._handle)
+        if isinstance(listed, Unknown):
+            return listed
+        return {process.pid: int(process.usedGpuMemory) for process in listed if process.usedGpuMemory is not None}
+
+    def used(self) -> int | Unknown:
+        """Bytes of its memory in use, by whatever process."""
+        memory = self._asked("nvmlDeviceGetMemoryInfo", self._handle)
+        return memory if isinstance(memory, Unknown) else int(memory.used)
 
     def work(self, since: float) -> Mapping[int, float] | Unknown:
         """By process, the share of time for which its kernels ran at most.
@@ -213,3 +228,40 @@ def process_bytes(pids: Collection[int], whose: str) -> int | Unknown:
     if None in used:
         return Unknown(f"NVML does not say how much memory {whose} uses")
     return int(sum(used))
+
+
+def other_processes(names: Sequence[str]) -> Mapping[int, int] | Unknown:
+    """What each process but this one holds on these GPUs, by its id.
+
+    Args:
+        names: as torch has them: `cuda:0`.
+    """
+    own = own_pid()
+    if isinstance(own, Unknown):
+        return own
+    held: Counter[int] = Counter()
+    for each in _of_each(names, Gpu.held):
+        if isinstance(each, Unknown):
+            return each
+        held.update(each)
+    return {pid: size for pid, size in held.items() if pid != own}
+
+
+def used_bytes(names: Sequence[str]) -> int | Unknown:
+    """What is in use on these GPUs, whosever it is; `names` as torch has them."""
+    total = 0
+    for each in _of_each(names, Gpu.used):
+        if isinstance(each, Unknown):
+            return each
+        total += each
+    return total
+
+
+def _of_each(names: Sequence[str], read: Callable[[Gpu], Told | Unknown]) -> list[Told | Unknown]:
+    with opened() as library:
+        if isinstance(library, Unknown):
+            return [library]
+        try:
+            return [read(Gpu(library, handle(library, int(name.partition(":")[2])))) for name in names]
+        except library.NVMLError as error:
+            return [Unknown(f"NVML: {error}")]

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_llmperf import metrics
 from pytest_llmperf.baselines.environment import environment_of
-from pytest_llmperf.errors import NoRoomError, UsageError
-from pytest_llmperf.measure import Effort, Need, alone, measure, profile_of
+from pytest_llmperf.errors import NoRoomError, OutOfMemoryTargetError, UsageError, forget_frames
+from pytest_llmperf.measure import Effort, Need, alone, measure, profile_of, with_room
 from pytest_llmperf.measure.conditions import Watch, watching
 from pytest_llmperf.model import Limit, Measurement, Profile, Round, Sample, Tolerance, Unknown
 from pytest_llmperf.options import choose
@@ -22,7 +22,7 @@ from pytest_llmperf.rates import is_objective
 from pytest_llmperf.results import Result, Verdict
 from pytest_llmperf.scaling import SIZES, Scaling, sizes_of
 from pytest_llmperf.settings import Level, Settings, check, merge
-from pytest_llmperf.targets import LoadOptions, Reference, Served, Target, resolve
+from pytest_llmperf.targets import LoadOptions, Reference, Served, Target, resolve, shortage
 from pytest_llmperf.targets.cache import TargetCache
 from pytest_llmperf.targets.device import device_of
 from pytest_llmperf.verdict.rule import straddles
@@ -133,11 +133,16 @@ class Session:
             objectives=objectives(settings.limits),
             price_per_hour=self.defaults.price_per_hour,
             trace=self._trace(evidence.key),
+            make_room=functools.partial(self.targets.let_go, target),
             progress=self.progress,
         )
         by_itself = alone(lambda rounds: look(rounds, settings.limits))
         try:
-            with self.exclusive(target.device.name), self._watching(target, environment.threads) as watch:
+            with (
+                self.exclusive(target.device.name),
+                self._shortage_told(target, settings),
+                self._watching(target, environment.threads) as watch,
+            ):
                 measured = functools.partial(measured, watch=watch)
                 if self.line is not None and self.gate is not None:
                     from pytest_llmperf.against import as_base
@@ -177,13 +182,30 @@ class Session:
         trace = self._trace(key)
         file = trace and trace()
         try:
-            with self.exclusive(target.device.name):
+            with self.exclusive(target.device.name), self._shortage_told(target, settings):
                 self.progress("profiling")
-                profile = profile_of(target, settings.workload, self.effort(settings).threads, file)
+                profiled = functools.partial(profile_of, target, settings.workload, self.effort(settings).threads, file)
+                profile = with_room(profiled, functools.partial(self.targets.let_go, target))()
         finally:
             self.progress("")
         why = untraced(file, profile.prefill.ops) if file is not None else ""
         return dataclasses.replace(profile, unknown={**profile.unknown, "trace": why}) if why else profile
+
+    @contextmanager
+    def _shortage_told(self, target: Target, settings: Settings) -> Iterator[None]:
+        """An error says where the memory went, and what was taken for the attempt is handed back."""
+        try:
+            yield
+        except OutOfMemoryTargetError as error:
+            facts = (
+                shortage.of_device(target.device, error.__cause__),
+                shortage.of_target(target, settings.workload),
+                shortage.of_others(self.targets.gave_way),
+            )
+            message = shortage.told(error, *facts)
+            forget_frames(error)
+            target.device.release()
+            raise OutOfMemoryTargetError(message) from error
 
     def _trace(self, key: str) -> Callable[[], Path] | None:
         folder = None if self.defaults.smoke else self.defaults.traces

@@ -13,7 +13,7 @@ from pytest_llmperf.measure import Effort, Serving, requests, server
 from pytest_llmperf.measure.conditions import Unwatched
 from pytest_llmperf.model import Failure, Memory, Round, Trace, Unknown, Workload
 from pytest_llmperf.targets import Clock, Request
-from pytest_llmperf.targets.device import MemoryTrack
+from pytest_llmperf.targets.device import MemoryTrack, Room
 from pytest_llmperf.targets.protocol import Rest, no_rest
 
 TINY = "random:gpt2?n_layer=2&n_embd=64&n_head=4&vocab_size=500&n_positions=256"
@@ -54,6 +54,8 @@ class FakeDevice:
         self.has_own_clock = has_own_clock
         self.calls: list[str] = []
         self.peak, self.end, self.available = peak, end, available
+        self.held: Iterator[int | Unknown] = itertools.repeat(2**20)
+        self.stretches: Iterator[tuple[int | Unknown, int | Unknown]] = itertools.repeat((3 * 2**20, 2 * 2**20))
 
     def stamp(self, clock: Clock) -> float:
         self.calls.append("stamp")
@@ -72,9 +74,14 @@ class FakeDevice:
         track = MemoryTrack()
         yield track
         track.peak, track.end = self.peak, self.end
+        track.reserved, track.allocated = next(self.stretches)
 
-    def reserved_bytes(self) -> int:
-        return 3 * 2**20
+    def held_bytes(self) -> int | Unknown:
+        self.calls.append("held")
+        return next(self.held)
+
+    def rooms(self) -> list[Room]:
+        return [Room(self.name, 2**40, self.available, {"live": 2**20})]
 
     def available_bytes(self) -> int:
         return self.available

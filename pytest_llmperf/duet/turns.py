@@ -141,7 +141,7 @@ class Player:
             prefills = [target.run(request, self._serving.clock) for request in self._short]
             whole = self._generate(self._whole, script, turns) if self._whole else None
             turns.end()
-        generated = None if whole is None else Round((whole,))
+        generated = None if whole is None else Round((whole,), held=target.device.held_bytes())
         return Played(generated, tuple(prefills[script.warm :]), first_counts=script.prefills > 0)
 
     def _generate(self, request: Request, script: Script, turns: Turns) -> Trace:

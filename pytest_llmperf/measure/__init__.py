@@ -9,12 +9,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from pytest_llmperf import metrics
 from pytest_llmperf.collector import collector_quiet
+from pytest_llmperf.errors import OutOfMemoryTargetError, forget_frames
 from pytest_llmperf.measure import served
 from pytest_llmperf.measure.conditions import Unwatched
 from pytest_llmperf.measure.energy import evened, metered
+from pytest_llmperf.measure.leaks import leak_note
 from pytest_llmperf.measure.memory import memory_pass, peak_rss
 from pytest_llmperf.measure.quiet import torch_threads
 from pytest_llmperf.measure.rounds import Effort, Need, take, warm_up
@@ -48,9 +51,11 @@ __all__ = [
     "requests",
     "server",
     "torch_threads",
+    "with_room",
 ]
 
 Progress = Callable[[str], None]
+Done = TypeVar("Done")
 
 
 @dataclass(frozen=True)
@@ -106,6 +111,7 @@ def measure(
     objectives: Sequence[Limit] = (),
     price_per_hour: float | Unknown = Measurement.price_per_hour,
     trace: Callable[[], Path] | None = None,
+    make_room: Callable[[], bool] = lambda: False,
     progress: Progress = lambda stage: None,
     clock: Clock = time.perf_counter,
     watch: Unwatched = _NOBODY,
@@ -118,6 +124,7 @@ def measure(
         objectives: limits that a request by itself keeps or breaks.
         price_per_hour: of the device, in whatever currency.
         trace: asked for the file of a Chrome trace, where one is wanted.
+        make_room: lets go of what else is loaded, where memory runs out, and says whether there was anything.
         progress: told each stage in a few words.
         watch: over the machine.
     """
@@ -127,10 +134,11 @@ def measure(
     target.begin()
     file = trace and trace()  # its folder is made before any time goes into measuring
     upcoming = requests(target, workload)
-    serve = server(target, workload, upcoming, clock)
+    serve = with_room(server(target, workload, upcoming, clock), make_room)
     with torch_threads(effort.threads):
         if effort.smoke:
             rounds, warm, memory, counts, conditions = [serve()], [], Memory(), Counts(), Conditions()
+            leaking = ""
         else:
             progress("warming up")
             with peak_rss() as rss:
@@ -143,13 +151,14 @@ def measure(
             compiled = compilations() - compiled
             watch.look()
             conditions = watch.seen
+            leaking = leak_note(rounds, target.device)
             if remote is not None:
                 memory, counts = served.passes(remote)
             else:
                 passes = _Passes(target, workload, effort, rounds[-1], clock, progress)
                 memory = dataclasses.replace(passes.memory(next(upcoming)), peak_rss=rss.value)
                 counts = passes.counts(memory, compiled, file)
-    notes = _slowed() if remote is None else served.notes(remote, rounds)
+    notes = (_slowed(), leaking) if remote is None else served.notes(remote, rounds)
     without_trace = untraced(file, counts.prefill.ops) if file is not None else ""
     fresh = not isinstance(load, Unknown)
     seen = metrics.summarize(
@@ -205,10 +214,10 @@ class _Passes:
         )
 
 
-def _slowed() -> tuple[str, ...]:
+def _slowed() -> str:
     """Whether the user's own look at operators took its time, too."""
     occupied = busy()
-    return () if occupied is None else (f"times are slower than without it: {occupied.reason}",)
+    return "" if occupied is None else f"times are slower than without it: {occupied.reason}"
 
 
 _RUNNING = Unknown("the server was running before the test asked it")
@@ -257,9 +266,25 @@ def server(target: Target, workload: Workload, upcoming: Iterator[Request], cloc
         request = next(upcoming)
         target.device.synchronize()
         with collector_quiet():
-            return Round((target.run(request, clock),))
+            trace = target.run(request, clock)
+        return Round((trace,), held=target.device.held_bytes())
 
     return serve
+
+
+def with_room(serve: Callable[[], Done], make_room: Callable[[], bool]) -> Callable[[], Done]:
+    """Serves once more, where memory ran out and room could be made."""
+
+    def serve_or_make_room() -> Done:
+        try:
+            return serve()
+        except OutOfMemoryTargetError as error:
+            forget_frames(error)  # which hold what it had made so far
+            if not make_room():
+                raise
+        return serve()
+
+    return serve_or_make_room
 
 
 def _counted(serve: Callable[[], Round], effort: Effort, progress: Progress) -> Callable[[], Round]:

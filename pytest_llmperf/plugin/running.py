@@ -14,7 +14,7 @@ from pytest_llmperf.against import Against
 from pytest_llmperf.baselines.environment import commit, cpu_model, nvidia_gpus, versions
 from pytest_llmperf.baselines.store import Store
 from pytest_llmperf.duet.repository import base_of
-from pytest_llmperf.errors import DeviceMissingError, LlmperfError, NoRoomError
+from pytest_llmperf.errors import DeviceMissingError, LlmperfError, NoRoomError, forget_frames
 from pytest_llmperf.gate import Gate
 from pytest_llmperf.metrics import CATALOGUE, Kind
 from pytest_llmperf.model import Measurement, plain
@@ -184,6 +184,8 @@ class Running:
         except LlmperfError as error:
             if (child := self._config.stash.get(CHILD, None)) is not None:
                 child.no_room = isinstance(error, NoRoomError)
+            if isinstance(error, NoRoomError):
+                forget_frames(error)
             missing_device = isinstance(error, DeviceMissingError)
             if self._config.get_verbosity() >= 2 and not missing_device:
                 raise

@@ -50,7 +50,7 @@ class Tree:
 
 
 def _of_its_model() -> Memory:
-    return Memory(weights=_MODEL, kv_cache=_MODEL, peak_growth=_MODEL, leaked_per_call=_MODEL, reserved=_MODEL)
+    return Memory(*[_MODEL] * len(dataclasses.fields(Memory)))
 
 
 def _below(root: int) -> list[psutil.Process]:

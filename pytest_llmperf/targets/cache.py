@@ -8,8 +8,9 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 
-from pytest_llmperf.errors import NoRoomError, OutOfMemoryTargetError
+from pytest_llmperf.errors import NoRoomError, OutOfMemoryTargetError, forget_frames
 from pytest_llmperf.model import Unknown
+from pytest_llmperf.targets import shortage
 from pytest_llmperf.targets.device import Device, device_of
 from pytest_llmperf.targets.protocol import LoadOptions, Reference, Served, Target
 from pytest_llmperf.units import short_bytes
@@ -24,6 +25,8 @@ class TargetCache:
     def __init__(self, progress: Callable[[str], None] = lambda stage: None) -> None:
         self._targets: OrderedDict[Hashable, Target] = OrderedDict()
         self._progress = progress
+        self.gave_way: dict[str, int | Unknown] = {}
+        """Bytes of weights of the targets that made room for the one that was loaded last."""
 
     def load(
         self, reference: Reference, options: LoadOptions, *, fresh: bool = False
@@ -36,6 +39,7 @@ class TargetCache:
         Raises:
             TargetError: it cannot be had, or does not fit even alone.
         """
+        self.gave_way.clear()
         key = (reference, options.key)
         if reference.cacheable and reference.in_process:  # `auto`, `cuda` and `cuda:0` may be one place
             place = device_of(options.device, options.gpus).name
@@ -60,10 +64,13 @@ class TargetCache:
                 target = reference.load(options)
                 target.device.synchronize()
                 return target, time.perf_counter() - started
-            except OutOfMemoryTargetError:
-                if not self._targets:
-                    raise
-            self.clear()  # outside of `except`, whose error holds on to the half-built model
+            except OutOfMemoryTargetError as error:
+                forget_frames(error)  # which hold the half-built model
+                if not self.let_go():
+                    facts = shortage.of_device(device_of(options.device), error.__cause__)
+                    raise OutOfMemoryTargetError(
+                        shortage.told(error, facts, shortage.of_others(self.gave_way))
+                    ) from error
 
     def _make_room(self, reference: Reference, options: LoadOptions) -> None:
         needed = reference.weights_estimate(options)
@@ -76,20 +83,33 @@ class TargetCache:
                 return
             if not self._targets:
                 raise NoRoomError(
-                    f"{reference.id} needs about {short_bytes(needed)} for its weights, and {device.name} has "
-                    f"{short_bytes(available)} left; use a smaller dtype, fewer layers or a larger machine"
+                    shortage.told(
+                        f"{reference.id} needs about {short_bytes(needed)} for its weights, and {device.name} has "
+                        f"{short_bytes(available)} left; use a smaller dtype, fewer layers or a larger machine",
+                        shortage.of_device(device),
+                        shortage.of_others(self.gave_way),
+                    )
                 )
-            self._drop_oldest(device)
+            self._drop(next(iter(self._targets)), device)
 
-    def _drop_oldest(self, device: Device) -> None:
-        _let_go(self._targets.popitem(last=False)[1])
+    def _drop(self, key: Hashable, device: Device) -> None:
+        target = self._targets.pop(key)
+        self.gave_way[target.id] = target.weights_bytes()
+        _let_go(target)
+        del target
         gc.collect()
         device.release()
 
+    def let_go(self, keep: Target | None = None) -> bool:
+        """Let go of every target but one; whether there was any."""
+        others = [(key, target.device) for key, target in self._targets.items() if target is not keep]
+        for key, device in others:
+            self._drop(key, device)
+        return bool(others)
+
     def clear(self) -> None:
         """Let go of every target."""
-        while self._targets:
-            self._drop_oldest(next(iter(self._targets.values())).device)
+        self.let_go()
 
 
 def _let_go(target: object) -> None:

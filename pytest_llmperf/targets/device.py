@@ -6,7 +6,7 @@ Device time is read from stamps: `stamp()` never waits, and `seconds()` is asked
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -20,12 +20,39 @@ Stamp = Any
 """A moment on the device: a clock reading on CPU, an event per GPU on CUDA."""
 
 
+_NOT_ENDED = Unknown("the stretch has not ended")
+
+
 @dataclass
 class MemoryTrack:
-    """Live tensor bytes on a device over one stretch of work, relative to its start; filled when it ends."""
+    """Memory of a device over one stretch of work; filled when it ends.
 
-    peak: int | Unknown = Unknown("the stretch has not ended")
-    end: int | Unknown = Unknown("the stretch has not ended")
+    Args:
+        peak: of live tensor bytes, relative to the start.
+        end: live tensor bytes at the end, relative to the start.
+        reserved: peak of what the device's allocator took.
+        allocated: peak of its blocks that were in use.
+    """
+
+    peak: int | Unknown = _NOT_ENDED
+    end: int | Unknown = _NOT_ENDED
+    reserved: int | Unknown = _NOT_ENDED
+    allocated: int | Unknown = _NOT_ENDED
+
+
+@dataclass(frozen=True)
+class Room:
+    """Memory of one GPU, or of the host, at one moment.
+
+    Args:
+        name: `cpu`, `cuda:0`, …
+        own: bytes that this process holds there, by what they are.
+    """
+
+    name: str
+    total: int
+    free: int
+    own: Mapping[str, int]
 
 
 class Device(Protocol):
@@ -60,8 +87,12 @@ class Device(Protocol):
         """Context manager giving a `MemoryTrack`."""
         ...
 
-    def reserved_bytes(self) -> int | Unknown:
-        """Peak bytes reserved by the device's allocator."""
+    def held_bytes(self) -> int | Unknown:
+        """What tensors hold at this moment, read without waiting; on the CPU the process's resident set."""
+        ...
+
+    def rooms(self) -> Sequence[Room]:
+        """Memory of each place that it is made of, where that can be told."""
         ...
 
     def available_bytes(self) -> int | Unknown:
@@ -100,9 +131,9 @@ class Cpu(HostTime):
         from torch.profiler import ProfilerActivity, profile
 
         if profiler_running():
-            yield MemoryTrack(PROFILER_RUNNING, PROFILER_RUNNING)
+            yield MemoryTrack(PROFILER_RUNNING, PROFILER_RUNNING, _NO_RESERVE, _NO_RESERVE)
             return
-        track = MemoryTrack()
+        track = MemoryTrack(reserved=_NO_RESERVE, allocated=_NO_RESERVE)
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
             yield track
         try:
@@ -113,8 +144,16 @@ class Cpu(HostTime):
             return
         track.peak, track.end = _peak_and_end(changes)
 
-    def reserved_bytes(self) -> Unknown:
-        return Unknown("the CPU allocator reserves nothing")
+    def held_bytes(self) -> int:
+        import psutil
+
+        return int(psutil.Process().memory_info().rss)
+
+    def rooms(self) -> tuple[Room]:
+        import psutil
+
+        memory = psutil.virtual_memory()
+        return (Room(self.name, int(memory.total), int(memory.available), {"resident": self.held_bytes()}),)
 
     def available_bytes(self) -> int:
         import psutil
@@ -125,6 +164,7 @@ class Cpu(HostTime):
         """Freed tensors are gone at once."""
 
 
+_NO_RESERVE = Unknown("the CPU allocator reserves nothing")
 PROFILER_RUNNING = Unknown("a profiler of torch is running already", by_chance=True)
 
 
@@ -187,16 +227,29 @@ class Cuda:
         self.synchronize()
         track.peak = self._total(lambda name: _requested(name, "peak")) - before
         track.end = self._total(lambda name: _requested(name, "current")) - before
+        track.reserved = self._total(torch.cuda.max_memory_reserved)
+        splits = torch.cuda.get_allocator_backend() == "native"
+        track.allocated = self._total(torch.cuda.max_memory_allocated) if splits else _NO_BLOCKS
 
-    def reserved_bytes(self) -> int:
+    def held_bytes(self) -> int:
         import torch
 
-        return self._total(torch.cuda.max_memory_reserved)
+        return self._total(torch.cuda.memory_allocated)
+
+    def rooms(self) -> list[Room]:
+        import torch
+
+        rooms = []
+        for name in self.names:
+            free, total = torch.cuda.mem_get_info(name)
+            own = {"reserved": torch.cuda.memory_reserved(name), "live": torch.cuda.memory_allocated(name)}
+            rooms.append(Room(name, total, free, own))
+        return rooms
 
     def available_bytes(self) -> int:
-        return sum(self.room().values())
+        return sum(self.max_memory().values())
 
-    def room(self) -> dict[int, int]:
+    def max_memory(self) -> dict[int, int]:
         """Bytes that a new target may take, by the GPU's number."""
         return {gpu_indices(name)[0]: _available(name) for name in self.names}
 
@@ -215,6 +268,9 @@ def _available(name: str) -> int:
 
     unused = torch.cuda.memory_reserved(name) - torch.cuda.memory_allocated(name)
     return int(torch.cuda.mem_get_info(name)[0]) + unused
+
+
+_NO_BLOCKS = Unknown("the allocator backend cudaMallocAsync leaves blocks to the driver, which does not tell of them")
 
 
 def _requested(name: str, moment: str) -> int:
@@ -250,10 +306,16 @@ class Mps:
 
     @contextmanager
     def track_memory(self) -> Iterator[MemoryTrack]:
-        yield MemoryTrack(*(Unknown("mps offers no peak of live tensor bytes") for _ in range(2)))
+        live, reserved = (Unknown(f"mps offers no peak of {what} bytes") for what in ("live tensor", "reserved"))
+        yield MemoryTrack(live, live, reserved, reserved)
 
-    def reserved_bytes(self) -> Unknown:
-        return Unknown("mps offers no peak of reserved bytes")
+    def held_bytes(self) -> int:
+        import torch
+
+        return int(torch.mps.current_allocated_memory())
+
+    def rooms(self) -> tuple[()]:
+        return ()
 
     def available_bytes(self) -> Unknown:
         return Unknown("mps offers no free memory")

@@ -11,7 +11,7 @@ from pytest_llmperf.targets.device import Cuda, Device
 def placement(device: Device) -> dict[str, Any]:
     """Keywords with which `from_pretrained` puts a model there, and nowhere else."""
     if isinstance(device, Cuda) and len(device.names) > 1:
-        return {"device_map": "auto", "max_memory": device.room()}
+        return {"device_map": "auto", "max_memory": device.max_memory()}
     return {"device_map": device.name}
 
 
@@ -29,7 +29,7 @@ def dispatch(model: Any, name: str, device: Cuda) -> None:
     except ImportError as error:
         raise TargetError(f"{name}: several GPUs need accelerate: pip install accelerate") from error
     undivided = list(model._no_split_modules or ())
-    room = get_balanced_memory(model, device.room(), no_split_module_classes=undivided)
+    room = get_balanced_memory(model, device.max_memory(), no_split_module_classes=undivided)
     places = infer_auto_device_map(model, room, no_split_module_classes=undivided)
     if "disk" in places.values():
         raise OutOfMemoryTargetError(f"{name}: does not fit onto {device.name}; use a smaller dtype or more GPUs")

@@ -153,7 +153,9 @@ def text_block(page: str) -> Block:
 
 
 def test_every_text_block_is_compared_with_what_it_shows() -> None:
-    assert {block.page for block in blocks("text")} == {"README.md", "baselines.md", "explanations.md", "profile.md"}
+    here = {"README.md", "baselines.md", "explanations.md", "profile.md"}
+    elsewhere = {"metrics.md"}  # tests/unit/test_targets_shortage.py
+    assert {block.page for block in blocks("text")} == here | elsewhere
 
 
 def test_the_reason_shown_is_what_a_reason_looks_like() -> None:

@@ -209,6 +209,17 @@ def test_the_collector_rests_for_the_whole_round_and_the_device_has_nothing_left
     assert target.device.calls[0] == "synchronize"
 
 
+def test_memory_is_looked_at_after_the_turns_of_a_round() -> None:
+    target = FakeTarget(FakeClock())
+    player = Player(serving(target, Workload(8, 5)), "head", no_sleep)
+    player.prepare(Script(("base", "head")))
+    target.device.calls.clear()
+    target.device.held = iter([7])
+    played = player.play(lambda: None, lambda: target.device.calls.append("turn"))
+    assert played.whole.held == 7
+    assert target.device.calls == ["synchronize", "turn", "held"]
+
+
 def test_a_clock_stands_still_while_its_side_waits() -> None:
     under = FakeClock(100.0)
     clock = TurnClock(under)

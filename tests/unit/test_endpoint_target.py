@@ -226,7 +226,8 @@ def test_a_remote_device_knows_no_memory_and_the_time_of_the_client():
     device = Remote("host")
     with device.track_memory() as track:
         pass
-    for value in (track.peak, track.end, device.reserved_bytes(), device.available_bytes()):
+    assert device.rooms() == ()
+    for value in (*vars(track).values(), device.held_bytes(), device.available_bytes()):
         assert isinstance(value, Unknown)
     assert device.seconds(device.stamp(lambda: 1.0), device.stamp(lambda: 3.5)) == 2.5
 

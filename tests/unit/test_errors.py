@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import traceback
+import weakref
+
 import pytest
 
 from pytest_llmperf.errors import (
@@ -11,6 +14,7 @@ from pytest_llmperf.errors import (
     TargetError,
     UsageError,
     did_you_mean,
+    forget_frames,
     nearest,
 )
 
@@ -49,3 +53,36 @@ def test_no_hint_is_given_where_nothing_is_near() -> None:
 
 def test_known_names_may_come_from_any_iterable() -> None:
     assert nearest("beta1", iter(["alpha", "beta"])) == "beta"
+
+
+class Tensor:
+    """What a frame may hold."""
+
+
+def test_an_error_lets_go_of_what_its_frames_hold_and_is_told_as_before() -> None:
+    held = []
+
+    def deepest() -> None:
+        held.append(weakref.ref(tensor := Tensor()))
+        raise MemoryError(f"no room for {len([tensor])} more")
+
+    def inner() -> None:
+        try:
+            deepest()
+        except MemoryError as error:
+            held.append(weakref.ref(tensor := Tensor()))
+            raise TargetError(f"it ran out of memory: {len([tensor])}") from error
+
+    with pytest.raises(TargetError) as caught:
+        inner()
+    before = traceback.format_exception(caught.value)
+    assert [tensor() is not None for tensor in held] == [True, True]
+    forget_frames(caught.value)
+    assert [tensor() for tensor in held] == [None, None]
+    assert traceback.format_exception(caught.value) == before
+
+
+def test_errors_that_are_each_others_cause_are_forgotten_once() -> None:
+    one, other = TargetError("one"), TargetError("other")
+    one.__cause__, other.__cause__ = other, one
+    forget_frames(one)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from dataclasses import dataclass, field
 
 import pytest
 import torch
 
-from pytest_llmperf.errors import MeasurementError
-from pytest_llmperf.measure import Effort, Need, alone, measure
+from pytest_llmperf.errors import MeasurementError, OutOfMemoryTargetError
+from pytest_llmperf.measure import Effort, Need, alone, measure, with_room
 from pytest_llmperf.measure.conditions import Unwatched
 from pytest_llmperf.model import Environment, Memory, Unknown, Workload
 from pytest_llmperf.targets import LoadOptions, resolve
@@ -116,7 +117,38 @@ def test_the_device_is_idle_before_each_request_and_not_waited_for_after():
     target = fake(scales=[1.0])
     measured(target, Effort(rounds=2))
     counting = ["synchronize"] * 2
-    assert target.device.calls == ["synchronize"] * 4 + ["track"] * 2 + counting
+    assert target.device.calls == ["synchronize", "held"] * 4 + ["release"] + ["track"] * 2 + counting
+
+
+# Out of memory
+
+
+def test_room_is_made_when_nothing_of_the_failed_round_is_held_any_more():
+    held = []
+
+    def serve():
+        tensor = FakeClock()
+        held.append(weakref.ref(tensor))
+        if len(held) == 1:
+            raise OutOfMemoryTargetError("gpt2 ran out of memory")
+        return "served"
+
+    def make_room():
+        assert held[0]() is None
+        return True
+
+    assert with_room(serve, make_room)() == "served"
+
+
+def test_a_round_fails_where_no_room_can_be_made():
+    def serve():
+        tries.append(1)
+        raise OutOfMemoryTargetError("gpt2 ran out of memory")
+
+    tries = []
+    with pytest.raises(OutOfMemoryTargetError, match="gpt2"):
+        with_room(serve, lambda: False)()
+    assert len(tries) == 1
 
 
 # How much
@@ -282,7 +314,7 @@ def test_nothing_waits_for_a_device_or_looks_at_it_while_a_timed_round_runs():
     measure(target, Workload(8, tokens), Effort(rounds=3), watch=Noted(device.calls))
     stamps = ["stamp"] * (2 + tokens)  # where prefill begins and ends, and each token
     read_after = ["seconds"] * (1 + tokens)
-    of_a_round = ["meter", "synchronize", *stamps, *read_after, "meter", "look"]
+    of_a_round = ["meter", "synchronize", *stamps, *read_after, "held", "meter", "look"]
     begun = device.calls.index("look") + 1  # warming up ends with one
     assert device.calls[begun : begun + 3 * len(of_a_round)] == 3 * of_a_round
 
@@ -293,7 +325,8 @@ def test_nothing_waits_for_a_device_or_looks_at_it_while_a_timed_round_runs():
 def test_a_real_model_has_every_metric_that_a_cpu_can_have():
     target = resolve(TINY).load(LoadOptions(device="cpu"))
     seen = measure(target, Workload(8, 4), Effort(rounds=3), load=0.5)
-    without_device = {"energy_j_per_token", "peak_reserved_mib", "process_gpu_mib", "kernels_per_token"}
+    of_gpus = {"energy_j_per_token", "process_gpu_mib", "device_gpu_mib", "kernels_per_token"}
+    without_device = {"peak_reserved_mib", "fragmentation_mib", *of_gpus}
     of_loads = {"goodput_per_s", "failed_share", "cost_per_million_tokens", "acceptance_rate"}
     assert set(seen.unknown) == {"tokenize_ms", "detokenize_ms", *without_device, *of_loads}
     assert seen.prefill_ms < seen.ttft_ms < seen.latency_ms
@@ -306,7 +339,8 @@ def test_a_real_model_has_every_metric_that_a_cpu_can_have():
 def test_a_real_gpu_has_every_metric_without_a_tokenizer():
     target = resolve(TINY).load(LoadOptions(device="cuda"))
     seen = measure(target, Workload(8, 4), Effort(rounds=3), load=0.5)
-    assert set(seen.unknown) <= {"tokenize_ms", "detokenize_ms", "process_gpu_mib", "energy_j_per_token"}
+    by_nvml = {"process_gpu_mib", "device_gpu_mib", "energy_j_per_token"}
+    assert set(seen.unknown) <= {"tokenize_ms", "detokenize_ms", *by_nvml}
     assert seen.leak_mib == 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import threading
 import time
@@ -14,13 +15,15 @@ import pynvml
 import pytest
 import torch
 
-from pytest_llmperf import resident
+from pytest_llmperf import nvml, resident
 from pytest_llmperf.measure import Effort, measure
-from pytest_llmperf.measure.memory import memory_pass, peak_rss, process_gpu_bytes
+from pytest_llmperf.measure.memory import device_gpu_bytes, memory_pass, peak_rss, process_gpu_bytes
 from pytest_llmperf.metrics import summarize
 from pytest_llmperf.model import Measurement, Memory, Unknown, Workload
 from pytest_llmperf.targets import LoadOptions, random_weights, resolve
+from pytest_llmperf.targets.device import Cuda
 from tests.fakes import FakeClock, FakeDevice, FakeTarget
+from tests.gpus import FakeGpu, FakeNvml
 
 MIB = 2**20
 CPU = LoadOptions(device="cpu")
@@ -81,6 +84,30 @@ def test_the_peak_is_weights_and_growth():
     assert seen.activations_mib == 5.0
     assert seen.leak_mib == 0.0
     assert seen.peak_reserved_mib == 3.0
+    assert seen.fragmentation_mib == 1.0
+
+
+def test_what_earlier_targets_left_with_the_allocator_is_handed_back_first():
+    target = fake()
+    watched(target)
+    assert target.device.calls == ["release", "track", "track"]
+
+
+def test_the_peaks_of_the_allocator_are_over_both_calls():
+    """The second call reserves no more than the first; where it also uses less, that is no fragmentation."""
+    target = fake()
+    target.device.stretches = iter([(30 * MIB, 29 * MIB), (30 * MIB, 12 * MIB)])
+    seen = watched(target)
+    assert seen.reserved == 30 * MIB
+    assert seen.fragmentation == MIB
+
+
+def test_an_allocator_that_tells_of_no_blocks_leaves_fragmentation_unknown():
+    target = fake()
+    target.device.stretches = itertools.repeat((30 * MIB, Unknown("cudaMallocAsync")))
+    seen = metrics_of(watched(target))
+    assert seen.peak_reserved_mib == 30.0
+    assert seen.unknown["fragmentation_mib"] == "cudaMallocAsync"
 
 
 def test_what_the_first_call_leaves_raises_the_peak_of_the_second():
@@ -293,12 +320,12 @@ def process(pid, used):
 @pytest.fixture
 def on_gpu():
     target = fake()
-    target.device.name = "cuda:0"
+    target.device = Cuda(["cuda:0"])
     return target
 
 
-def test_a_target_on_cpu_has_no_gpu_memory_of_its_process():
-    assert process_gpu_bytes(fake()) == Unknown("the target is not on a CUDA device")
+def test_a_target_on_cpu_has_no_gpu_memory():
+    assert process_gpu_bytes(fake()) == device_gpu_bytes(fake()) == Unknown("the target is not on a CUDA device")
 
 
 def test_memory_of_this_process_is_summed_over_gpus(monkeypatch, on_gpu):
@@ -306,6 +333,35 @@ def test_memory_of_this_process_is_summed_over_gpus(monkeypatch, on_gpu):
     nvml = Nvml(monkeypatch, processes=([process(own, 5 * MIB), process(other, 9 * MIB)], [process(own, 2 * MIB)]))
     assert process_gpu_bytes(on_gpu) == 7 * MIB
     assert nvml.open == 0
+
+
+def test_memory_of_a_process_in_a_container_is_that_of_whom_nvml_calls_so(monkeypatch, on_gpu):
+    monkeypatch.setattr(nvml, "own_pid", lambda: 4242)
+    Nvml(monkeypatch, processes=([process(4242, 5 * MIB), process(os.getpid(), 9 * MIB)],))
+    assert process_gpu_bytes(on_gpu) == 5 * MIB
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """Two, of which the model is on the second; a slice is known by its own memory."""
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(uuid=f"uuid-{index}"))
+    own, other = os.getpid(), os.getpid() + 1
+    first = FakeGpu("GPU-uuid-0", processes={own: 3 * MIB})
+    return FakeNvml([first, FakeGpu("MIG-uuid-1", processes={own: 5 * MIB, other: 9 * MIB})]).install(monkeypatch)
+
+
+@pytest.mark.parametrize(("names", "used"), [(["cuda:1"], 14), (["cuda:0", "cuda:1"], 17)])
+def test_memory_of_the_gpus_that_hold_the_model_is_that_of_all_processes(gpus, on_gpu, names, used):
+    on_gpu.device = Cuda(names)
+    assert device_gpu_bytes(on_gpu) == used * MIB
+    assert gpus.open == 0
+
+
+@pytest.mark.parametrize("refused", ["nvmlInit", "nvmlDeviceGetHandleByUUID", "nvmlDeviceGetMemoryInfo"])
+def test_memory_of_gpus_that_nvml_does_not_tell_is_unknown(gpus, on_gpu, refused):
+    gpus.refused[refused] = pynvml.NVML_ERROR_NO_PERMISSION
+    assert device_gpu_bytes(on_gpu) == Unknown("NVML: Insufficient Permissions")
+    assert gpus.open == 0
 
 
 @pytest.mark.parametrize(
@@ -335,5 +391,5 @@ def test_an_nvml_that_fails_leaves_it_unknown_and_closed(monkeypatch, on_gpu, fa
 def test_a_whole_measurement_knows_all_but_what_the_cpu_lacks():
     seen = measure(GPT2.load(CPU), WORKLOAD, Effort(rounds=1)).memory
     unknown = {name for name in Memory.__dataclass_fields__ if isinstance(getattr(seen, name), Unknown)}
-    assert unknown == {"reserved", "process_gpu"}
+    assert unknown == {"reserved", "fragmentation", "process_gpu", "device_gpu"}
     assert seen.peak_rss > seen.weights

@@ -282,7 +282,9 @@ MEMORY = Memory(
     peak_growth=20 * MIB,
     leaked_per_call=MIB // 2,
     reserved=256 * MIB,
+    fragmentation=30 * MIB,
     process_gpu=700 * MIB,
+    device_gpu=800 * MIB,
     peak_rss=1024 * MIB,
 )
 
@@ -297,7 +299,9 @@ def test_memory_is_told_in_mebibytes_and_split_without_remainder() -> None:
         "activations_mib": 14.0,
         "leak_mib": 0.5,
         "peak_reserved_mib": 256.0,
+        "fragmentation_mib": 30.0,
         "process_gpu_mib": 700.0,
+        "device_gpu_mib": 800.0,
         "peak_rss_mib": 1024.0,
     }
     assert m.peak_memory_mib == m.weights_mib + m.kv_cache_mib + m.activations_mib
@@ -311,7 +315,9 @@ def test_memory_is_told_in_mebibytes_and_split_without_remainder() -> None:
         ("peak_growth", {"peak_memory_mib", "activations_mib"}),
         ("leaked_per_call", {"leak_mib"}),
         ("reserved", {"peak_reserved_mib"}),
+        ("fragmentation", {"fragmentation_mib"}),
         ("process_gpu", {"process_gpu_mib"}),
+        ("device_gpu", {"device_gpu_mib"}),
         ("peak_rss", {"peak_rss_mib"}),
     ],
 )
@@ -466,7 +472,9 @@ WORSENED = {
     "compiles": _counts(compiles=1),
     "energy_j_per_token": _rounds(energy=9.0),
     "peak_reserved_mib": _memory(reserved=MIB),
+    "fragmentation_mib": _memory(fragmentation=MIB),
     "process_gpu_mib": _memory(process_gpu=MIB),
+    "device_gpu_mib": _memory(device_gpu=MIB),
     "peak_rss_mib": _memory(peak_rss=MIB),
 }
 """For each metric a measurement that everyone would call worse: later tokens, slower phases, more bytes, more work."""

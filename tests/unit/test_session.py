@@ -14,7 +14,14 @@ import torch
 
 from pytest_llmperf import session as session_module
 from pytest_llmperf import tpot_ms, ttft_ms
-from pytest_llmperf.errors import DeviceMissingError, MeasurementError, NoRoomError, TargetError, UsageError
+from pytest_llmperf.errors import (
+    DeviceMissingError,
+    MeasurementError,
+    NoRoomError,
+    OutOfMemoryTargetError,
+    TargetError,
+    UsageError,
+)
 from pytest_llmperf.limits import parse
 from pytest_llmperf.measure import Need
 from pytest_llmperf.metrics import CATALOGUE
@@ -189,6 +196,77 @@ def test_nobody_measures_on_a_gpu_while_another_target_is_loaded_onto_it(session
     monkeypatch.setattr(session_module, "device_of", lambda name, gpus: Cpu())
     session.load(resolve(SMALL), LoadOptions(), fresh=False)
     assert events == ["loads", "loads"]
+
+
+class Full:
+    """A model's `generate()` that runs out of memory for as long as others are in the way."""
+
+    def __init__(self, generate, in_the_way):
+        self._generate, self._in_the_way = generate, in_the_way
+        self.tensors = []
+
+    def __call__(self, **arguments):
+        big = torch.ones(1000)
+        self.tensors.append(weakref.ref(big))
+        if self._in_the_way():
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity")
+        return self._generate(**arguments)
+
+
+def full(session, in_the_way=lambda: True):
+    """A test whose model runs out of memory, in a session that holds another."""
+    other = weakref.ref(llm_of(session, ((), {"model": TINY})).target)
+    llm = llm_of(session, ((), {"model": SMALL}))
+    llm.model.generate = Full(llm.model.generate, lambda: in_the_way() or other() is not None)
+    return llm, other
+
+
+@pytest.mark.parametrize("asked", ["measure", "profile"])
+def test_other_targets_give_way_to_one_that_runs_out_of_memory_while_serving(session, asked):
+    llm, other = full(session, in_the_way=lambda: False)
+    seen = getattr(llm, asked)()
+    assert seen.target == resolve(SMALL).id
+    assert other() is None
+    assert llm.model.generate.tensors[0]() is None
+
+
+@pytest.mark.parametrize("asked", ["measure", "profile"])
+def test_what_does_not_fit_even_alone_says_where_the_memory_went_and_leaves_none_of_it_taken(session, asked):
+    llm, other = full(session)
+    with pytest.raises(OutOfMemoryTargetError) as caught:
+        getattr(llm, asked)()
+    lines = str(caught.value).splitlines()
+    assert lines[0].startswith(f"{resolve(SMALL).id} ran out of memory on cpu serving 1 × (8 + 4) tokens; use a ")
+    assert [line.split(":")[0].strip() for line in lines[1:6]] == [
+        "cpu",
+        "what failed",
+        "weights",
+        "cache of 1 × 12 tokens",
+        "gave way before",
+    ]
+    assert "20.00 GiB" in lines[2]
+    assert len(llm.model.generate.tensors) == 2, "once more, alone"
+    assert [tensor() for tensor in llm.model.generate.tensors] == [None, None], "though the error is still held"
+    assert other() is None
+
+
+def test_alone_there_is_no_second_try(session):
+    llm = llm_of(session, ((), {"model": SMALL}))
+    llm.model.generate = Full(llm.model.generate, lambda: True)
+    with pytest.raises(OutOfMemoryTargetError) as caught:
+        llm.measure()
+    assert len(llm.model.generate.tensors) == 1
+    assert "gave way" not in str(caught.value)
+
+
+def test_those_that_gave_way_to_an_earlier_target_are_not_told_again(session):
+    llm, _ = full(session, in_the_way=lambda: False)
+    llm.measure()
+    again = llm_of(session, ((), {"model": SMALL}), key="test_chat.py::test_next")
+    again.model.generate = Full(again.model.generate, lambda: True)
+    with pytest.raises(OutOfMemoryTargetError) as caught:
+        again.measure()
+    assert "gave way" not in str(caught.value)
 
 
 def test_a_device_that_is_not_here_is_an_error_of_its_own(session, monkeypatch):
@@ -582,3 +660,29 @@ def test_a_smoke_run_probes_nothing(monkeypatch):
     monkeypatch.setattr(roofline, "probe_of", None)
     smoke = Session(Defaults(device="cpu", smoke=True))
     assert llm_of(smoke, ((), {"model": SMALL})).measure().unknown["mbu"] == "no counting pass was made"
+
+
+@pytest.mark.gpu
+def test_a_real_gpu_that_is_full_says_so_and_is_free_again_afterwards():
+    session = Session(Defaults(device="cuda", rounds=1, max_time=0.02))
+    other = weakref.ref(llm_of(session, ((), {"model": TINY})).target)
+    llm = llm_of(session, ((), {"model": SMALL}))
+    device, generate = llm.target.device, llm.model.generate
+    before = device.available_bytes()
+
+    def serve(**arguments):
+        _kept = [torch.empty(before // 4, dtype=torch.uint8, device=device.name) for _ in range(5)]
+        return generate(**arguments)
+
+    llm.model.generate = serve
+    with pytest.raises(OutOfMemoryTargetError) as caught:
+        llm.measure()
+    told = str(caught.value)
+    assert f"  {device.name}: " in told
+    assert " reserved, " in told
+    assert "what failed: an allocation of " in told
+    assert "gave way before: " in told
+    assert other() is None
+    assert device.available_bytes() > 0.98 * before
+    llm.model.generate = generate
+    assert llm.measure().peak_reserved_mib >= 1

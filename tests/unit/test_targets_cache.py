@@ -14,6 +14,7 @@ from pytest_llmperf.model import Unknown
 from pytest_llmperf.targets import LoadOptions, Stream, random_weights, resolve
 from pytest_llmperf.targets import cache as cache_module
 from pytest_llmperf.targets.cache import HEADROOM, TargetCache
+from pytest_llmperf.targets.device import Room
 from tests.fakes import FakeClock, FakeDevice, FakeTarget
 
 MIB = 2**20
@@ -27,6 +28,9 @@ class Machine(FakeDevice):
         super().__init__()
         self.size = size
         self.living: list[tuple[weakref.ref[FakeTarget], int]] = []
+
+    def rooms(self) -> list[Room]:
+        return [Room(self.name, 2**40, self.available_bytes(), {"live": MIB})]
 
     def available_bytes(self) -> int:
         return self.size - sum(size for target, size in self.living if target() is not None)
@@ -219,11 +223,49 @@ def test_running_out_of_memory_while_loading_lets_go_of_all_others_and_tries_onc
     assert machine.holds() == ["b"]
 
 
-def test_running_out_of_memory_alone_is_an_error_at_once(machine):
+def test_running_out_of_memory_alone_is_an_error_at_once_that_says_where_it_went(machine):
     reference = Named("b", machine, errors=[OutOfMemoryTargetError("model='b': out of memory while loading")])
-    with pytest.raises(TargetError, match="out of memory"):
+    with pytest.raises(OutOfMemoryTargetError) as caught:
         TargetCache().load(reference, OPTIONS)
+    assert str(caught.value).splitlines() == [
+        "model='b': out of memory while loading",
+        "  fake: 100.0 MiB of 1024.0 GiB free; own: 1.0 MiB live",
+    ]
     assert len(reference.loads) == 1
+
+
+def test_what_does_not_fit_even_alone_names_those_that_gave_way(machine):
+    cache = TargetCache()
+    cache.load(Named("a", machine), OPTIONS)
+    reference = Named("b", machine, errors=[OutOfMemoryTargetError("model='b': out of memory while loading")] * 2)
+    with pytest.raises(OutOfMemoryTargetError, match=r"\n  gave way before: a \(100\.0 MiB\)$"):
+        cache.load(reference, OPTIONS)
+    with pytest.raises(TargetError, match=r"100\.0 MiB left; .*\n  fake: 100\.0 MiB of .*live$"):
+        cache.load(Named("large", machine, size=200 * MIB), OPTIONS)
+
+
+def test_a_half_built_model_is_let_go_of_while_its_error_is_held(machine):
+    class Half(Named):
+        def load(self, options):
+            half = FakeTarget(FakeClock())
+            built.append(weakref.ref(half))
+            raise OutOfMemoryTargetError(f"{half.id}: out of memory while loading")
+
+    built = []
+    with pytest.raises(OutOfMemoryTargetError) as caught:
+        TargetCache().load(Half("half", machine), OPTIONS)
+    assert built[0]() is None
+    assert "while loading" in str(caught.value)
+
+
+def test_all_but_one_let_go(machine):
+    cache = TargetCache()
+    kept = [cache.load(Named(name, machine), OPTIONS)[0] for name in "abc"][1]
+    assert cache.let_go(kept)
+    assert not cache.let_go(kept)
+    assert cache.load(Named("b", machine), OPTIONS)[0] is kept
+    gc.collect()
+    assert machine.holds() == ["b"]
 
 
 def test_any_other_error_of_loading_costs_no_other_target(machine):

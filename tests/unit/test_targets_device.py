@@ -13,7 +13,7 @@ import torch
 
 from pytest_llmperf.errors import DeviceMissingError, UsageError
 from pytest_llmperf.model import Unknown
-from pytest_llmperf.targets.device import Cpu, Cuda, Mps, device_of, devices_of_model
+from pytest_llmperf.targets.device import Cpu, Cuda, Mps, Room, device_of, devices_of_model
 from tests.fakes import FakeClock
 
 MIB = 2**20
@@ -25,6 +25,7 @@ class FakeCuda:
     def __init__(self, count: int = 2) -> None:
         self.count, self.current = count, 0
         self.requested: float | None = None
+        self.backend = "native"
         self.calls: list[tuple[str, str]] = []
         self.now_ms = {f"cuda:{index}": 0.0 for index in range(count)}
         self.allocated = dict.fromkeys(self.now_ms, 0)
@@ -65,7 +66,10 @@ class FakeCuda:
             "memory_allocated": recorded("memory_allocated", lambda name: self.allocated[name]),
             "memory_stats": recorded("memory_stats", self._stats),
             "reset_peak_memory_stats": recorded("reset_peak_memory_stats", self._reset),
+            "max_memory_allocated": lambda name: self.peak[name],
             "max_memory_reserved": lambda name: self.reserved[name] + 5,
+            "get_allocator_backend": lambda: self.backend,
+            "get_device_properties": lambda name: SimpleNamespace(uuid=f"{name[-1]}a2b"),
             "memory_reserved": lambda name: self.reserved[name],
             "mem_get_info": lambda name: (self.free[name], 80 * 2**30),
             "empty_cache": recorded("empty_cache", lambda name: None),
@@ -163,9 +167,39 @@ def test_reserved_and_available_bytes_are_summed_over_gpus(cuda: FakeCuda) -> No
     cuda.allocated.update({"cuda:0": 60, "cuda:1": 110})
     cuda.free.update({"cuda:0": 1000, "cuda:1": 3000})
     device = Cuda(["cuda:0", "cuda:1"])
-    assert device.room() == {0: 1000 + 40, 1: 3000 + 90}
-    assert device.reserved_bytes() == 310
+    assert device.max_memory() == {0: 1000 + 40, 1: 3000 + 90}
+    with device.track_memory() as track:
+        cuda.allocate("cuda:1", 30)
+        cuda.allocate("cuda:1", -30)
+    assert track.reserved == 310
+    assert track.allocated == 60 + 140
+    assert device.held_bytes() == 170
     assert device.available_bytes() == 4000 + (300 - 170), "reserved and unused memory can be taken too"
+
+
+def test_an_allocator_without_blocks_of_its_own_tells_what_it_reserved_and_no_more(cuda: FakeCuda) -> None:
+    cuda.backend = "cudaMallocAsync"
+    with Cuda(["cuda:0"]).track_memory() as track:
+        cuda.allocate("cuda:0", 8 * MIB)
+    assert track.peak == 8 * MIB
+    assert track.reserved == 5
+    assert isinstance(track.allocated, Unknown)
+    assert "cudaMallocAsync" in track.allocated.reason
+
+
+def test_each_gpu_has_room_of_its_own(cuda: FakeCuda) -> None:
+    cuda.reserved.update({"cuda:0": 100, "cuda:1": 200})
+    cuda.allocated["cuda:1"] = 110
+    cuda.free["cuda:1"] = 3000
+    device = Cuda(["cuda:0", "cuda:1"])
+    first, second = device.rooms()
+    assert (first.name, first.free, first.own) == ("cuda:0", 0, {"reserved": 100, "live": 0})
+    assert second == Room("cuda:1", 80 * 2**30, 3000, {"reserved": 200, "live": 110})
+
+
+def test_what_is_held_is_read_without_waiting(cuda: FakeCuda) -> None:
+    Cuda(["cuda:0"]).held_bytes()
+    assert cuda.calls == [("memory_allocated", "cuda:0")]
 
 
 def test_release_hands_the_allocators_cache_back(cuda: FakeCuda) -> None:
@@ -382,15 +416,19 @@ def test_tracking_memory_on_cpu_prints_nothing(capfd: pytest.CaptureFixture[str]
 
 
 def test_available_cpu_memory_is_what_the_system_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    memory = namedtuple("memory", "available")
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory(12345))
+    memory = namedtuple("memory", "available total")
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory(12345, 67890))
     assert Cpu().available_bytes() == 12345
+    (room,) = Cpu().rooms()
+    assert (room.name, room.total, room.free) == ("cpu", 67890, 12345)
+    assert room.own["resident"] > MIB
 
 
-def test_an_apple_gpu_waits_for_each_stamp_and_knows_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_apple_gpu_waits_for_each_stamp_and_knows_no_peak_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[str] = []
     monkeypatch.setattr(torch.mps, "synchronize", lambda: waits.append("synchronize"))
     monkeypatch.setattr(torch.mps, "empty_cache", lambda: waits.append("empty_cache"))
+    monkeypatch.setattr(torch.mps, "current_allocated_memory", lambda: 7 * MIB)
     clock, device = FakeClock(), Mps()
     start = device.stamp(clock)
     clock.advance(0.5)
@@ -399,9 +437,11 @@ def test_an_apple_gpu_waits_for_each_stamp_and_knows_no_memory(monkeypatch: pyte
     assert waits == ["synchronize", "synchronize", "empty_cache"]
     with device.track_memory() as track:
         pass
-    for value in (track.peak, track.end, device.reserved_bytes(), device.available_bytes()):
+    for value in (*vars(track).values(), device.available_bytes()):
         assert isinstance(value, Unknown)
         assert "mps" in value.reason
+    assert device.held_bytes() == 7 * MIB
+    assert device.rooms() == ()
 
 
 def test_the_device_module_imports_no_torch_by_itself() -> None:
@@ -424,4 +464,6 @@ def test_a_real_gpu_times_its_own_work_and_counts_its_bytes() -> None:
     assert track.peak >= 8 * MIB
     assert track.end >= two.untyped_storage().nbytes()
     assert device.available_bytes() > 0
-    assert device.reserved_bytes() >= 8 * MIB
+    assert track.reserved >= track.allocated >= 8 * MIB
+    assert device.held_bytes() >= two.untyped_storage().nbytes()
+    assert device.rooms()[0].own["live"] == device.held_bytes()

@@ -24,10 +24,13 @@ class Remote(HostTime):
 
     @contextmanager
     def track_memory(self) -> Iterator[MemoryTrack]:
-        yield MemoryTrack(_OUT_OF_SIGHT, _OUT_OF_SIGHT)
+        yield MemoryTrack(*[_OUT_OF_SIGHT] * 4)
 
-    def reserved_bytes(self) -> Unknown:
+    def held_bytes(self) -> Unknown:
         return _OUT_OF_SIGHT
+
+    def rooms(self) -> tuple[()]:
+        return ()
 
     def available_bytes(self) -> Unknown:
         return _OUT_OF_SIGHT
