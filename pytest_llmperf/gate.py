@@ -163,7 +163,8 @@ def recording(key: str, measurement: Measurement, sessions: Sequence[Session]) -
 def _options(measurement: Measurement, settings: Settings) -> dict[str, Any]:
     """How the target was loaded and run, in plain data."""
     load = {f"load.{name}": value if _is_plain(value) else repr(value) for name, value in settings.load.items()}
-    return {"dtype": measurement.environment.dtype, "threads": measurement.environment.threads, **load}
+    gpus = {} if settings.gpus is None else {"gpus": settings.gpus}
+    return {"dtype": measurement.environment.dtype, "threads": measurement.environment.threads, **gpus, **load}
 
 
 def _portable(target: str) -> str:

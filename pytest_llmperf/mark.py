@@ -30,6 +30,7 @@ def _llm_perf(
     workload: Workload | str | None = None,
     dtype: Any = None,
     device: str | None = None,
+    gpus: int | None = None,
     threads: int | str | None = None,
     tolerance: float | str = 0.05,
     rounds: int | None = None,

@@ -480,7 +480,7 @@ class Environment:
     @property
     def device_type(self) -> str:
         """`cpu`, `cuda`, `mps`."""
-        return self.device.partition(":")[0].partition("×")[0]
+        return self.device.partition(":")[0]
 
 
 _NOT_WATCHED = Unknown("nobody watched")

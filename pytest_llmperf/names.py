@@ -32,6 +32,21 @@ def device_name(device: object) -> str:
     raise UsageError(f"device={device!r} is no device{did_you_mean(name, known)} (known: {', '.join(known)})")
 
 
+def gpu_indices(device: str) -> list[int]:
+    """Which of the CUDA devices that this process sees a device is: 0 and 1 of `cuda:0,1`, 0 of `cuda`."""
+    return [int(index) for index in (device.partition(":")[2] or "0").split(",")]
+
+
+def check_gpus(gpus: int, device: str) -> None:
+    """Whether a device can be so many GPUs.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if not device.startswith(("auto", "cuda")):
+        raise UsageError(f"gpus={gpus}: device={device!r} is no CUDA device; leave out gpus= or say device='cuda'")
+
+
 def dtype_name(dtype: object) -> str:
     """`bfloat16` of `"bf16"`, `"torch.bfloat16"` or `torch.bfloat16`.
 

@@ -24,6 +24,7 @@ from pytest_llmperf.scaling import SIZES, Scaling, sizes_of
 from pytest_llmperf.settings import Level, Settings, check, merge
 from pytest_llmperf.targets import LoadOptions, Reference, Served, Target, resolve, shortage
 from pytest_llmperf.targets.cache import TargetCache
+from pytest_llmperf.targets.device import device_of
 from pytest_llmperf.verdict.rule import straddles
 from pytest_llmperf.verdict.statistics import interval, supported
 
@@ -85,17 +86,26 @@ class Session:
             device=choose("device", mark=settings.device, run=self.defaults.device),
             dtype=choose("dtype", mark=settings.dtype, run=self.defaults.dtype),
             load=settings.load,
+            gpus=settings.gpus,
         )
 
     def load(self, reference: Reference, options: LoadOptions, *, fresh: bool) -> tuple[Target, float | Unknown]:
         """As `TargetCache.load`; what base holds of earlier tests gives way, too."""
-        try:
+        with self._beside_nobody(reference, options):
+            try:
+                return self.targets.load(reference, options, fresh=fresh)
+            except NoRoomError:
+                if self.against is None:
+                    raise
+            self.against.release()  # outside of `except`, whose error holds on to the half-built model
             return self.targets.load(reference, options, fresh=fresh)
-        except NoRoomError:
-            if self.against is None:
-                raise
-        self.against.release()  # outside of `except`, whose error holds on to the half-built model
-        return self.targets.load(reference, options, fresh=fresh)
+
+    def _beside_nobody(self, reference: Reference, options: LoadOptions) -> AbstractContextManager[object]:
+        """Loading would disturb who measures on the same GPU; on anything else nobody measures beside a test."""
+        if not (reference.cacheable and reference.in_process):
+            return nullcontext()
+        device = device_of(options.device, options.gpus).name
+        return self.exclusive(device) if device.startswith("cuda") else nullcontext()
 
     def effort(self, settings: Settings) -> Effort:
         threads = choose("threads", mark=settings.threads, run=self.defaults.threads)
@@ -380,9 +390,9 @@ class Llm:
         Args:
             target: anything a mark's `model=` takes.
             fresh: load it anew though the session holds it already, which makes the next request a cold one.
-            load: as the mark's `load=`; `dtype` and `device` as the mark's.
+            load: as the mark's `load=`; `dtype`, `device` and `gpus` as the mark's.
         """
-        own: dict[str, Any] = {name: load.pop(name) for name in ("dtype", "device") if name in load}
+        own: dict[str, Any] = {name: load.pop(name) for name in ("dtype", "device", "gpus") if name in load}
         level = check((), {"model": resolve(target), **own, **({"load": load} if load else {})})
         self._levels = [level, *[_without_target(outer) for outer in self._levels]]
         self._loaded = None

@@ -15,7 +15,7 @@ from pytest_llmperf.limits import Expression, parse
 from pytest_llmperf.mark import KEYWORDS
 from pytest_llmperf.mixes import mix_of
 from pytest_llmperf.model import Limit, Tolerance, Workload, check_asked
-from pytest_llmperf.names import device_name, dtype_name
+from pytest_llmperf.names import check_gpus, device_name, dtype_name
 from pytest_llmperf.options import MOST_THREADS
 from pytest_llmperf.targets import LoadOptions, Reference, Stream, resolve
 from pytest_llmperf.units import fraction
@@ -47,10 +47,11 @@ class Settings:
     tolerance: float | None = None
     rounds: int | None = None
     load: Mapping[str, Any] = field(default_factory=dict)
+    gpus: int | None = None
 
     @property
     def load_options(self) -> LoadOptions:
-        return LoadOptions(self.device or "auto", self.dtype, self.load)
+        return LoadOptions(self.device or "auto", self.dtype, self.load, self.gpus)
 
 
 def check(limits: Iterable[object], keywords: Mapping[str, Any]) -> Level:
@@ -80,7 +81,7 @@ def merge(levels: Sequence[Level]) -> Settings:
     """One setting of several levels, nearest first.
 
     Raises:
-        UsageError: the levels fit together in no workload.
+        UsageError: the levels fit together in no workload, or ask for GPUs of what has none.
     """
     keywords: dict[str, Any] = {}
     limits: list[Limit] = []
@@ -100,6 +101,10 @@ def merge(levels: Sequence[Level]) -> Settings:
         if isinstance(target, Stream):
             one, instead = "request", ""
         raise UsageError(f"{name}={value!r}: {target.id} runs in this process and serves one {one} at a time{instead}")
+    if (gpus := keywords.get("gpus")) is not None:
+        check_gpus(gpus, keywords.get("device", "auto"))
+        if target is not None and not target.in_process:
+            raise UsageError(f"gpus={gpus}: {target.id} is served, on as many GPUs as its server was started with")
     return Settings(tuple(limits), tuple(tolerances), target, workload, **keywords)
 
 
@@ -148,10 +153,13 @@ def _tolerance(value: object) -> float:
         raise UsageError(f"tolerance={error}") from None
 
 
-def _rounds(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise UsageError(f"rounds={value!r}: expected a whole number of at least 1")
-    return value
+def _whole(name: str) -> Callable[[Any], int]:
+    def check_value(value: Any) -> int:
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise UsageError(f"{name}={value!r}: expected a whole number of at least 1")
+        return value
+
+    return check_value
 
 
 def _threads(value: object) -> int | str:
@@ -176,8 +184,9 @@ _CHECKS: Mapping[str, Callable[[Any], Any]] = {
     "workload": _workload,
     "dtype": dtype_name,
     "device": device_name,
+    "gpus": _whole("gpus"),
     "threads": _threads,
     "tolerance": _tolerance,
-    "rounds": _rounds,
+    "rounds": _whole("rounds"),
     "load": _load,
 }

@@ -15,6 +15,7 @@ from pytest_llmperf import cgroup, nvml
 from pytest_llmperf.errors import UsageError
 from pytest_llmperf.git import ask
 from pytest_llmperf.model import Environment, Unknown
+from pytest_llmperf.names import gpu_indices
 from pytest_llmperf.targets import Served, Target
 
 RECORDED = ("torch", "transformers", "accelerate", "numpy")
@@ -92,7 +93,7 @@ def machine(device: str) -> Mapping[str, str]:
         if isinstance(library, Unknown):
             return {}
         try:
-            gpus = [nvml.Gpu(library, nvml.handle(library, index)) for index in _cuda_indices(device)]
+            gpus = [nvml.Gpu(library, nvml.handle(library, index)) for index in gpu_indices(device)]
         except (library.NVMLError, AttributeError):  # an old torch knows no uuid
             return {}
         limits = [gpu.power_limit() for gpu in gpus]
@@ -148,16 +149,10 @@ def commit(folder: Path, apart: Path) -> tuple[str, bool]:
     return sha, bool(sha and changed)
 
 
-def _cuda_indices(device: str) -> list[int]:
-    """The GPUs meant by a device's name: `cuda:1`, or `cuda×2` for as many of them."""
-    _, _, count = device.partition("×")
-    return list(range(int(count))) if count else [int(device.partition(":")[2] or 0)]
-
-
 def _cuda_names(device: str) -> list[str]:
     import torch
 
-    return [torch.cuda.get_device_name(index) for index in _cuda_indices(device)]
+    return [torch.cuda.get_device_name(index) for index in gpu_indices(device)]
 
 
 def _cuda_key(names: Sequence[str]) -> str:

@@ -36,7 +36,7 @@ def leak_note(rounds: Sequence[Round], device: Device) -> str:
     settled = known[int(len(known) * FILLING) :]
     if len(known) < len(held) or len(settled) < LEAST_ROUNDS:
         return ""
-    kind = device.name.partition(":")[0].partition("×")[0]
+    kind = device.name.partition(":")[0]
     if settled[-1] - settled[0] < LEAST_GROWTH.get(kind, 2 * MIB):
         return ""
     slope, low, high = _slope(settled)

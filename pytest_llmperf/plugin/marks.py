@@ -32,8 +32,8 @@ def checked_settings(item: pytest.Item) -> Settings:
     try:
         settings = merge(levels)
     except UsageError as error:
-        # What can be wrong only together is a load that contradicts itself, or one that the target does not serve.
-        mark, owner = next((one for one in found if {*LOADS, "workload"} & set(one[0].kwargs)), found[0])
+        # What can be wrong only together is a load that contradicts itself, or a load or GPUs that the target has not.
+        mark, owner = next((one for one in found if {*LOADS, "workload", "gpus"} & set(one[0].kwargs)), found[0])
         raise UsageError(f"{_place(item, mark, owner)}: @llm_perf of {item.name}: {error}") from None
     item.stash[TARGET] = settings.target
     return settings

@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from pytest_llmperf.plugin.config import WIDTH, width
+from pytest_llmperf.plugin.config import WIDTH, option, width
+from pytest_llmperf.plugin.gpus import VISIBLE, names_of, of_workers
 from pytest_llmperf.units import now
 
 FOLDER = "llmperf_folder"
@@ -36,6 +37,15 @@ class Controller:
         self._config = config
         self._folder: Path | None = None
         self._begun = now()
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_setupnodes(self, specs: Sequence[Any]) -> None:
+        """Here, because a worker's first conftest may start CUDA, which then sees what it saw."""
+        if option(self._config, "mode") == "off":
+            return
+        here = [spec for spec in specs if spec.popen and not spec.via]
+        for spec, gpus in zip(here, of_workers(len(here)), strict=False):
+            spec.env.setdefault(VISIBLE, gpus)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
@@ -86,12 +96,13 @@ class Worker:
         """Keeps away whatever would disturb a measurement on the device.
 
         Args:
-            device: `cuda:0`, or `cuda×2` for a target spread over GPUs, which waits for every GPU there is. On
-                anything else a measurement has the whole run for itself.
+            device: `cuda:0`, or `cuda:0,1` for a target spread over GPUs. On anything else a measurement has the
+                whole run for itself.
         """
         if not device.startswith("cuda"):
             return self._room.alone()
-        return _all_of([self._folder / f"gpu-{gpu}.lock" for gpu in gpus(device)])
+        # Of older drivers a slice's name is a path. In order, so that two who want the same do not wait for each other.
+        return _all_of([self._folder / f"gpu-{gpu.replace('/', '-')}.lock" for gpu in names_of(device)])
 
 
 class Room:
@@ -174,21 +185,6 @@ def call_of(config: pytest.Config) -> tuple[list[str], str]:
         arguments, folder = config.workerinput[CALL]
         return list(arguments), folder
     return [str(argument) for argument in config.invocation_params.args], str(config.invocation_params.dir)
-
-
-def gpus(device: str) -> list[str]:
-    """What names the GPUs of a device, the same in all workers: each may see GPUs of its own.
-
-    Sorted, so that two who want the same do not wait for each other.
-    """
-    visible = [gpu.strip() for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu.strip()]
-    _, _, index = device.partition(":")
-    if index:
-        return [visible[int(index)] if int(index) < len(visible) else index]
-    from pytest_llmperf.baselines.environment import nvidia_gpus
-
-    spread = int(device.partition("×")[2] or 1)
-    return sorted(visible or map(str, range(max(spread, len(nvidia_gpus())))))
 
 
 def groups_of(measuring: Sequence[pytest.Item]) -> dict[str, int]:

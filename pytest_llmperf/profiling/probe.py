@@ -239,7 +239,7 @@ def probe_of(target: Target, environment: Environment, clock: Clock) -> Probe:
     """The probe of the device that a loaded target is on; of several GPUs, the first."""
     import torch
 
-    place = getattr(target.device, "names", (target.device.name,))[0]
+    place = target.device.names[0]
     threads = f"threads {torch.get_num_threads()}" if place == "cpu" else place
     where = f"{environment.device_name}, {threads}, torch {torch.__version__}"
     return Probe(target.device, place, target.dtype, where, clock, Kept(cache_folder()))

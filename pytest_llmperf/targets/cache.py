@@ -42,7 +42,7 @@ class TargetCache:
         self.gave_way.clear()
         key = (reference, options.key)
         if reference.cacheable and reference.in_process:  # `auto`, `cuda` and `cuda:0` may be one place
-            place = device_of(options.device).name
+            place = device_of(options.device, options.gpus).name
             key = (reference, dataclasses.replace(options, device=place).key)
         if fresh:
             _let_go(self._targets.pop(key, None))
@@ -76,7 +76,7 @@ class TargetCache:
         needed = reference.weights_estimate(options)
         if isinstance(needed, Unknown) or needed == 0:
             return
-        device = device_of(options.device)
+        device = device_of(options.device, options.gpus)
         while True:
             available = device.available_bytes()
             if isinstance(available, Unknown) or available >= needed * HEADROOM:

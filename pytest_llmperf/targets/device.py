@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from pytest_llmperf.errors import DeviceMissingError
 from pytest_llmperf.model import Unknown
-from pytest_llmperf.names import device_name
+from pytest_llmperf.names import check_gpus, device_name, gpu_indices
 from pytest_llmperf.nvml import recognise
 
 Stamp = Any
@@ -60,7 +60,7 @@ class Device(Protocol):
 
     @property
     def name(self) -> str:
-        """`cpu`, `cuda:0`, …"""
+        """`cpu`, `cuda:0`, `cuda:0,1`, …"""
         ...
 
     @property
@@ -190,7 +190,7 @@ class Cuda:
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = tuple(names)
-        self.name = self.names[0] if len(self.names) == 1 else f"cuda×{len(self.names)}"
+        self.name = "cuda:" + ",".join(name.removeprefix("cuda:") for name in self.names)
 
     def stamp(self, clock: Callable[[], float]) -> list[Any]:
         import torch
@@ -247,10 +247,11 @@ class Cuda:
         return rooms
 
     def available_bytes(self) -> int:
-        import torch
+        return sum(self.max_memory().values())
 
-        unused = self._total(torch.cuda.memory_reserved) - self._total(torch.cuda.memory_allocated)
-        return self._total(lambda name: int(torch.cuda.mem_get_info(name)[0])) + unused
+    def max_memory(self) -> dict[int, int]:
+        """Bytes that a new target may take, by the GPU's number."""
+        return {gpu_indices(name)[0]: _available(name) for name in self.names}
 
     def release(self) -> None:
         import torch
@@ -259,6 +260,14 @@ class Cuda:
 
     def _total(self, read: Callable[[str], int]) -> int:
         return sum(read(name) for name in self.names)
+
+
+def _available(name: str) -> int:
+    """What nobody has of a GPU, and what this process's allocator keeps unused."""
+    import torch
+
+    unused = torch.cuda.memory_reserved(name) - torch.cuda.memory_allocated(name)
+    return int(torch.cuda.mem_get_info(name)[0]) + unused
 
 
 _NO_BLOCKS = Unknown("the allocator backend cudaMallocAsync leaves blocks to the driver, which does not tell of them")
@@ -317,15 +326,22 @@ class Mps:
         torch.mps.empty_cache()
 
 
-def device_of(name: str) -> Device:
+def device_of(name: str, gpus: int | None = None) -> Device:
     """The device of that name; `auto` is the first of cuda, mps and cpu that is there.
 
+    Args:
+        gpus: so many of them, the named or current one and then the others in their order.
+
     Raises:
-        DeviceMissingError: it is not on this machine.
+        DeviceMissingError: it is not on this machine, or has fewer GPUs.
+        UsageError: it is no GPU, and some were asked for.
     """
     import torch
 
     kind, _, index = device_name(name).partition(":")
+    if gpus is not None:
+        check_gpus(gpus, name)
+        kind = "cuda"
     has_mps = torch.backends.mps.is_available()
     if kind == "auto":
         kind = "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"
@@ -336,23 +352,25 @@ def device_of(name: str) -> Device:
             raise DeviceMissingError(f"device={name!r}: torch {torch.__version__} sees no Apple GPU here")
         return Mps()
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    seen = f"torch {torch.__version__} sees {count} CUDA device{'s' * (count != 1)} on this machine"
+    if gpus is not None and gpus > count:
+        raise DeviceMissingError(f"gpus={gpus}: {seen}")
     if int(index or 0) >= count:
-        seen = f"sees {count} CUDA device{'s' * (count != 1)}"
-        raise DeviceMissingError(
-            f"device={name!r}: torch {torch.__version__} {seen} on this machine; 'auto' takes what is there"
-        )
-    name = f"cuda:{index or torch.cuda.current_device()}"
+        raise DeviceMissingError(f"device={name!r}: {seen}; 'auto' takes what is there")
+    own = int(index or torch.cuda.current_device())
+    in_order = [own, *(other for other in range(count) if other != own)]
+    device = Cuda([f"cuda:{each}" for each in sorted(in_order[: gpus or 1])])
     if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch has no types here
-        recognise(lambda: torch.cuda.synchronize(name))
-    return Cuda([name])
+        recognise(device.synchronize)
+    return device
 
 
 def devices_of_model(model: Any, asked: Device) -> Device:
     """The device object for where a model's weights really lie (`device_map` may have spread them)."""
-    places = sorted({str(parameter.device) for parameter in model.parameters()} - {"meta"})
-    if not places or places == [asked.name]:
+    places = {str(parameter.device) for parameter in model.parameters()} - {"meta"}
+    if not places or places == set(asked.names):
         return asked
-    gpus = [place for place in places if place.startswith("cuda")]
+    gpus = {index for place in places if place.startswith("cuda") for index in gpu_indices(place)}
     if gpus:
-        return Cuda([place if ":" in place else "cuda:0" for place in gpus])
-    return device_of(places[0])
+        return Cuda([f"cuda:{index}" for index in sorted(gpus)])
+    return device_of(min(places))

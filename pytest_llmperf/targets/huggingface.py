@@ -236,7 +236,8 @@ def adopt(module: Any, name: str, options: LoadOptions) -> GenerateTarget:
     """The user's module as a target, where it is and as it is.
 
     Raises:
-        UsageError: options ask for another device or dtype than it has, or for load options.
+        UsageError: options ask for another device, dtype or number of GPUs than it has, or for load options.
+        DeviceMissingError: they ask for more GPUs than there are.
     """
     parameter = next(iter(module.parameters()), None)
     place = "cpu" if parameter is None else str(parameter.device)
@@ -252,7 +253,12 @@ def adopt(module: Any, name: str, options: LoadOptions) -> GenerateTarget:
         raise UsageError(f"device={options.device!r}: {name} is on {place}; move it before measuring")
     if options.dtype is not None and parameter is not None and f"torch.{options.dtype}" != str(parameter.dtype):
         raise UsageError(f"dtype={options.dtype!r}: {name} is in {parameter.dtype}; convert it before measuring")
-    return GenerateTarget(name, module, None, device_of(place))
+    target = GenerateTarget(name, module, None, device_of(place))
+    if options.gpus is not None:
+        device_of("cuda", options.gpus)  # where there are fewer, that is the reason
+        if sum(each.startswith("cuda") for each in target.device.names) != options.gpus:
+            raise UsageError(f"gpus={options.gpus}: {name} lies on {target.device.name}; spread it before measuring")
+    return target
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from pytest_llmperf.model import Unknown
 from pytest_llmperf.targets.device import device_of
 from pytest_llmperf.targets.huggingface import GenerateTarget, out_of_memory_as
 from pytest_llmperf.targets.protocol import LoadOptions
+from pytest_llmperf.targets.spread import check_spread, placement
 
 _FIXED = {
     *("do_sample", "num_beams", "num_return_sequences", "return_dict_in_generate", "eos_token_id", "pad_token_id"),
@@ -32,21 +33,25 @@ def load(name: str, options: LoadOptions) -> GenerateTarget:
     Raises:
         TargetError: naming the target, what is wrong with it and what to do.
     """
-    device = device_of(options.device)
+    device = device_of(options.device, options.gpus)
     local_only = _check_reachable(name)
     keywords, generation = split_generation_options(options.load)
     keywords = {"dtype": options.dtype or default_dtype(device.name) or "auto", **keywords}
-    if "device_map" not in keywords:
-        keywords["device_map"] = device.name
+    placed_by_us = not {"device_map", "tp_plan"} & keywords.keys()
+    if placed_by_us:
+        keywords = {**placement(device), **keywords}
     if local_only:
         keywords["local_files_only"] = True
     with quiet_transformers(), _explained(name, keywords):
-        if keywords["device_map"] == "cpu":  # the default place: needs no accelerate
+        if keywords.get("device_map") == "cpu":  # the default place: needs no accelerate
             del keywords["device_map"]
         model = AutoModelForCausalLM.from_pretrained(name, **keywords)
         model.eval()
         set_generation_options(model, name, generation)
-        return GenerateTarget(name, model, _tokenizer(name, local_only), device)
+        target = GenerateTarget(name, model, _tokenizer(name, local_only), device)
+        if placed_by_us:
+            check_spread(name, target.device, options.gpus)
+        return target
 
 
 def weights_estimate(name: str, options: LoadOptions) -> int | Unknown:

@@ -31,16 +31,19 @@ class LoadOptions:
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
         dtype: `float32`, `bfloat16`, …; None leaves it to the target.
         load: keywords for `from_pretrained`, or fields of the generation config.
+        gpus: over so many of them; None leaves it to the target.
     """
 
     device: str = "auto"
     dtype: str | None = None
     load: Mapping[str, Any] = field(default_factory=dict)
+    gpus: int | None = None
 
     @property
     def key(self) -> Hashable:
         """Equal for options that load the same."""
-        return (self.device, self.dtype, tuple(sorted((name, repr(value)) for name, value in self.load.items())))
+        load = sorted((name, repr(value)) for name, value in self.load.items())
+        return (self.device, self.dtype, tuple(load), self.gpus)
 
 
 @dataclass(frozen=True)

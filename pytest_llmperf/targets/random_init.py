@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.initialization import no_init_weights
 
 from pytest_llmperf.errors import TargetError, UsageError, did_you_mean
-from pytest_llmperf.targets.device import device_of
+from pytest_llmperf.targets.device import Cuda, device_of
 from pytest_llmperf.targets.huggingface import GenerateTarget, out_of_memory_as
 from pytest_llmperf.targets.plain import thawed
 from pytest_llmperf.targets.pretrained import (
@@ -23,6 +23,7 @@ from pytest_llmperf.targets.pretrained import (
     split_generation_options,
 )
 from pytest_llmperf.targets.protocol import LoadOptions
+from pytest_llmperf.targets.spread import check_spread, dispatch
 
 if TYPE_CHECKING:
     from pytest_llmperf.targets.references import RandomWeights
@@ -41,15 +42,20 @@ def weights_estimate(reference: RandomWeights, options: LoadOptions) -> int:
 
 
 def load(reference: RandomWeights, options: LoadOptions) -> GenerateTarget:
-    device = device_of(options.device)
+    device = device_of(options.device, options.gpus)
+    several = device if isinstance(device, Cuda) and len(device.names) > 1 else None
     with out_of_memory_as(f"{reference.id}: out of memory while building it; use a smaller dtype or fewer layers"):
-        with torch.device(device.name):
+        with torch.device("cpu" if several else device.name):
             model = _empty(reference, options, device.name)
         model.tie_weights()
         _fill(model)
+        if several:
+            dispatch(model, reference.id, several)
     model.eval()
     set_generation_options(model, reference.id, split_generation_options(options.load)[1])
-    return GenerateTarget(reference.id, model, None, device)
+    target = GenerateTarget(reference.id, model, None, device)
+    check_spread(reference.id, target.device, options.gpus)
+    return target
 
 
 def _empty(reference: RandomWeights, options: LoadOptions, device: str) -> Any:

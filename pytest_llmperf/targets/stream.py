@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pytest_llmperf.errors import MeasurementError, UsageError
 from pytest_llmperf.model import Trace, Unknown, Workload
-from pytest_llmperf.targets.device import Cpu
+from pytest_llmperf.targets.device import Cpu, device_of
 from pytest_llmperf.targets.protocol import Clock, LoadOptions, Request, Rest, Target, no_rest
 from pytest_llmperf.workloads import prompt_ids
 
@@ -33,6 +33,8 @@ class Stream:
         return 0
 
     def load(self, options: LoadOptions) -> Target:
+        if options.gpus is not None:
+            device_of(options.device, options.gpus)  # they must be there; which of them its engine takes, it decides
         return StreamTarget(self)
 
 

@@ -131,6 +131,20 @@ class TestChat:
     assert_collection_error(suite.runpytest(), place, "concurrency=4")
 
 
+def test_gpus_of_what_has_none_are_refused_where_they_stand(suite: pytest.Pytester) -> None:
+    place = write(
+        suite,
+        """
+@llm_perf(gpus=2)  # here
+class TestChat:
+    @llm_perf(model="gpt2", device="cpu")
+    def test_chat(self, llm):
+        llm.measure()
+""",
+    )
+    assert_collection_error(suite.runpytest(), place, "gpus=2", "device='cpu' is no CUDA device")
+
+
 def test_of_two_stacked_marks_the_wrong_one_is_shown_when_it_is_the_lower(suite: pytest.Pytester) -> None:
     place = write(
         suite,

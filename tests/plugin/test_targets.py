@@ -133,6 +133,15 @@ def test_a_missing_device_in_the_body_skips_too(suite: pytest.Pytester) -> None:
     run(suite, text, "-o", "llmperf_missing_device=skip").assert_outcomes(skipped=1)
 
 
+def test_more_gpus_than_there_are_skip_where_the_ini_file_says_so(suite: pytest.Pytester) -> None:
+    result = run(suite, marked("model=TINY, gpus=99"))
+    result.assert_outcomes(errors=1)
+    assert_told_plainly(result, "gpus=99: torch ", "on this machine, and ini llmperf_missing_device=skip skips such")
+    result = run(suite, marked("", "llm.load(stream(print), gpus=99)"), "-rs", "-o", "llmperf_missing_device=skip")
+    result.assert_outcomes(skipped=1)
+    result.stdout.fnmatch_lines(["SKIPPED [[]1[]] test_chat.py:*: gpus=99: torch * sees * CUDA device*"])
+
+
 @pytest.mark.parametrize("verbosity", ["-q", "-v", "-vv"])
 def test_a_missing_device_is_told_alike_at_every_verbosity(suite: pytest.Pytester, verbosity: str) -> None:
     result = run(suite, marked("model=TINY, device='cuda:99'"), verbosity)

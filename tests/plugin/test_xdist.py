@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -9,13 +10,14 @@ import sys
 import threading
 import time
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from pytest_llmperf.plugin.xdist import FOLDER, Room, Worker, gpus
+from pytest_llmperf.plugin.xdist import FOLDER, Room, Worker
 from tests.plugin.test_native import HEAD, TWO, properties, rows
 
 pytest.importorskip("xdist")
@@ -330,7 +332,7 @@ def test_measurements_on_different_gpus_run_side_by_side(tmp_path: Path) -> None
     assert not both.broken
 
 
-@pytest.mark.parametrize(("held", "wanted"), [("cuda:0", "cuda:0"), ("cuda:1", "cuda×2"), ("cuda×2", "cuda:0")])
+@pytest.mark.parametrize(("held", "wanted"), [("cuda:0", "cuda:0"), ("cuda:1", "cuda:0,1"), ("cuda:0,1", "cuda:0")])
 def test_measurements_on_one_gpu_take_turns(tmp_path: Path, held: str, wanted: str) -> None:
     order: list[str] = []
 
@@ -347,14 +349,121 @@ def test_measurements_on_one_gpu_take_turns(tmp_path: Path, held: str, wanted: s
     assert order == ["first", "second"]
 
 
-def test_a_gpu_is_named_by_what_all_workers_see(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,3")
-    assert gpus("cuda:0") == ["5"]
-    assert gpus("cuda:1") == ["3"]
-    assert gpus("cuda×2") == ["3", "5"]
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    assert gpus("cuda:1") == ["1"]
-    assert gpus("cuda×2")[:2] == ["0", "1"]
+ON_GPUS = """
+import os
+import time
+from pathlib import Path
+
+from conftest import SEEN_FIRST
+from pytest_llmperf import llm_perf
+from pytest_llmperf.targets.endpoint.remote import Remote
+from pytest_llmperf.targets.stream import Stream, StreamTarget
+
+EVENTS = Path("events.txt").resolve()
+PATIENCE_S = 30
+
+
+class OfAnEngine(Stream):
+    def load(self, options):
+        target = StreamTarget(self)
+        target.device = Remote("an engine")  # which has no memory to track: nobody waits for torch
+        return target
+
+
+def note(what):
+    with EVENTS.open("a") as file:
+        file.write(f"{what} {os.environ['PYTEST_XDIST_WORKER']}\\n")
+
+
+def met_another(what, patience):
+    began = time.monotonic()
+    while time.monotonic() - began < patience:
+        if len({line for line in EVENTS.read_text().splitlines() if line.startswith(what)}) == 2:
+            return
+        time.sleep(0.01)
+
+
+def serve(prompt_ids, output_tokens):
+    note("measures")
+    met_another("measures", 0.2 if os.environ["GPUS"] == "1" else PATIENCE_S)
+    yield from range(output_tokens)
+    note("measures")
+
+
+def one(prompt_ids, output_tokens):
+    yield from serve(prompt_ids, output_tokens)
+
+
+def other(prompt_ids, output_tokens):
+    yield from serve(prompt_ids, output_tokens)
+
+
+def measured(llm):
+    note(f"sees {SEEN_FIRST}")
+    note("comes")
+    met_another("comes", PATIENCE_S)
+    llm.measure()
+
+
+@llm_perf(model=OfAnEngine(one), prompt_tokens=8, output_tokens=4, rounds=1)
+def test_one(llm):
+    measured(llm)
+
+
+@llm_perf(model=OfAnEngine(other), prompt_tokens=8, output_tokens=4, rounds=1)
+def test_other(llm):
+    measured(llm)
+"""
+GPUS_OF_A_CONFTEST = """
+import os
+
+import pynvml
+from pathlib import Path
+from pytest_llmperf.plugin import gpus
+from pytest_llmperf.plugin.xdist import Worker
+
+SEEN_FIRST = os.environ.get("CUDA_VISIBLE_DEVICES")
+
+gpus._DRIVER = (Path(__file__),)
+exclusive = Worker.exclusive
+Worker.exclusive = lambda worker, device: exclusive(worker, "cuda:0")
+
+pynvml.nvmlInit = pynvml.nvmlShutdown = lambda: None
+pynvml.nvmlDeviceGetCount = lambda: int(os.environ["GPUS"])
+pynvml.nvmlDeviceGetHandleByIndex = lambda index: index
+pynvml.nvmlDeviceGetMigMode = lambda handle: [0, 0]
+pynvml.nvmlDeviceGetUUID = lambda handle: f"GPU-{handle}"
+"""
+
+
+@pytest.fixture
+def on_gpus(suite: pytest.Pytester, temp: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """A run of two workers on so many GPUs: what happened, in its order."""
+    suite.makeconftest(GPUS_OF_A_CONFTEST)
+    suite.makepyfile(ON_GPUS)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+    def run(gpus: int, *arguments: str) -> list[str]:
+        monkeypatch.setenv("GPUS", str(gpus))
+        (suite.path / "events.txt").touch()
+        spread(suite, *arguments).assert_outcomes(passed=2)
+        return (suite.path / "events.txt").read_text().splitlines()
+
+    return run
+
+
+def test_tests_of_two_gpus_measure_at_the_same_time(on_gpus: Callable[..., list[str]]) -> None:
+    events = on_gpus(2)
+    assert {event for event in events if event.startswith("sees")} == {"sees GPU-0,GPU-1 gw0", "sees GPU-1,GPU-0 gw1"}
+    first_two = [event for event in events if event.startswith("measures")][:2]
+    assert sorted(first_two) == ["measures gw0", "measures gw1"]
+
+
+def test_tests_of_one_gpu_take_turns(on_gpus: Callable[..., list[str]]) -> None:
+    events = on_gpus(1)
+    assert {event for event in events if event.startswith("sees")} == {"sees None gw0", "sees None gw1"}
+    turns = [worker for worker, _ in itertools.groupby(event for event in events if event.startswith("measures"))]
+    assert sorted(turns) == ["measures gw0", "measures gw1"]
 
 
 @pytest.fixture

@@ -123,7 +123,13 @@ SEVERAL = (H200, A100, H200, SLICE)
 
 @pytest.mark.parametrize(
     ("device", "name"),
-    [("cuda", H200), ("cuda:1", A100), ("cuda:3", SLICE), ("cuda×1", H200), ("cuda×3", f"{H200}, {A100}")],
+    [
+        ("cuda", H200),
+        ("cuda:1", A100),
+        ("cuda:3", SLICE),
+        ("cuda:1,2", f"{A100}, {H200}"),
+        ("cuda:0,1,2", f"{H200}, {A100}"),
+    ],
 )
 def test_a_gpu_is_named_as_cuda_names_it(gpus, device, name):
     gpus(*SEVERAL)
@@ -136,7 +142,7 @@ def test_a_gpu_is_named_as_cuda_names_it(gpus, device, name):
         ("cuda:0", "cuda-nvidia-h200-x1"),
         ("cuda:2", "cuda-nvidia-h200-x1"),
         ("cuda:3", "cuda-nvidia-h100-80gb-hbm3-mig-1g.10gb-x1"),
-        ("cuda×3", "cuda-nvidia-a100-sxm4-80gb-x1-nvidia-h200-x2"),
+        ("cuda:0,1,2", "cuda-nvidia-a100-sxm4-80gb-x1-nvidia-h200-x2"),
     ],
 )
 def test_the_hardware_of_gpus_names_each_model_and_how_many_whatever_their_order(gpus, device, key):
@@ -305,8 +311,8 @@ def limits(nvml, monkeypatch):
         ("cuda", "700 W"),
         ("cuda:0", "700 W"),
         ("cuda:1", "450 W"),
-        ("cuda×2", "700 W, 450 W"),
-        ("cuda×3", "700 W, 450 W"),
+        ("cuda:0,1", "700 W, 450 W"),
+        ("cuda:1,2", "450 W, 700 W"),
     ],
 )
 def test_the_power_limits_of_the_gpus_in_use_are_recorded(gpus, limits, nvml, device, recorded):

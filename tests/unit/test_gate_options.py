@@ -9,6 +9,7 @@ import pytest
 
 from pytest_llmperf.baselines.schema import Session
 from pytest_llmperf.gate import _options
+from pytest_llmperf.settings import Settings
 
 
 @pytest.mark.parametrize(
@@ -17,6 +18,12 @@ from pytest_llmperf.gate import _options
 )
 def test_what_json_cannot_hold_is_stored_as_text(given, stored):
     measurement = SimpleNamespace(environment=SimpleNamespace(dtype="float32", threads=1))
-    options = _options(measurement, SimpleNamespace(load={"x": given}))
+    options = _options(measurement, Settings(load={"x": given}))
     assert options["load.x"] == stored
     Session(recorded="", target="gpt2", options=options, metrics={})
+
+
+@pytest.mark.parametrize(("gpus", "stored"), [(None, {}), (2, {"gpus": 2})])
+def test_the_number_of_gpus_is_stored_where_the_test_asks_for_some(gpus, stored):
+    measurement = SimpleNamespace(environment=SimpleNamespace(dtype="bfloat16", threads=1))
+    assert _options(measurement, Settings(gpus=gpus)) == {"dtype": "bfloat16", "threads": 1, **stored}

@@ -68,6 +68,7 @@ def test_the_keywords_are_the_documented_ones() -> None:
         "workload",
         "dtype",
         "device",
+        "gpus",
         "threads",
         "tolerance",
         "rounds",

@@ -34,7 +34,7 @@ def grown(rounds: int, by: Callable[[int], float]) -> list[int]:
 def test_a_leak_of_every_round_is_told_to_the_byte() -> None:
     leaking = grown(60, lambda number: 1.5 * MIB * number)
     assert noted(leaking) == "live memory on cuda:0 grows by 1.5 MiB per round (1.5 MiB to 1.5 MiB, 40 rounds)"
-    assert noted(leaking, name="cuda×2").startswith("live memory on cuda×2 grows")
+    assert noted(leaking, name="cuda:0,1").startswith("live memory on cuda:0,1 grows")
     assert noted(leaking, name="cpu").startswith("the resident set grows by 1.5 MiB per round")
 
 

@@ -6,11 +6,13 @@ import gc
 import json
 import weakref
 from collections import namedtuple
+from contextlib import contextmanager
 
 import psutil
 import pytest
 import torch
 
+from pytest_llmperf import session as session_module
 from pytest_llmperf import tpot_ms, ttft_ms
 from pytest_llmperf.errors import (
     DeviceMissingError,
@@ -28,7 +30,8 @@ from pytest_llmperf.profiling import roofline
 from pytest_llmperf.results import Verdict
 from pytest_llmperf.session import Defaults, Llm, Session, look
 from pytest_llmperf.settings import check
-from pytest_llmperf.targets import resolve, stream
+from pytest_llmperf.targets import LoadOptions, resolve, stream
+from pytest_llmperf.targets.device import Cpu, Cuda
 from tests.fakes import TINY
 
 SMALL = "random:gpt2?n_layer=1&n_embd=16&n_head=2&vocab_size=50&n_positions=64"
@@ -172,6 +175,27 @@ def test_what_base_holds_gives_way_to_what_head_loads(session, monkeypatch, agai
             _ = llm.target
     else:
         assert llm.target.id == resolve(SMALL).id
+
+
+def test_nobody_measures_on_a_gpu_while_another_target_is_loaded_onto_it(session, monkeypatch):
+    events = []
+
+    @contextmanager
+    def exclusive(device):
+        events.append(f"has {device}")
+        yield
+        events.append(f"leaves {device}")
+
+    session.exclusive = exclusive
+    monkeypatch.setattr(session.targets, "load", lambda *given, fresh: events.append("loads"))
+    monkeypatch.setattr(session_module, "device_of", lambda name, gpus: Cuda([f"cuda:{each}" for each in range(gpus)]))
+    session.load(resolve(SMALL), LoadOptions(gpus=2), fresh=False)
+    assert events == ["has cuda:0,1", "loads", "leaves cuda:0,1"]
+    events.clear()
+    session.load(stream(print), LoadOptions(gpus=2), fresh=False)
+    monkeypatch.setattr(session_module, "device_of", lambda name, gpus: Cpu())
+    session.load(resolve(SMALL), LoadOptions(), fresh=False)
+    assert events == ["loads", "loads"]
 
 
 class Full:

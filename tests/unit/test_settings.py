@@ -280,6 +280,38 @@ def test_load_options_are_those_of_the_settings_with_the_device_left_open() -> N
     assert _merged(((), {"device": "cpu"})).load_options == LoadOptions("cpu", None, {})
 
 
+@pytest.mark.parametrize("value", [0, -1, 1.0, "2", True])
+def test_a_number_of_gpus_that_cannot_be_is_refused(value: object) -> None:
+    with pytest.raises(UsageError) as error:
+        check((), {"gpus": value})
+    assert str(error.value) == f"gpus={value!r}: expected a whole number of at least 1"
+
+
+def test_options_that_differ_in_their_gpus_load_differently() -> None:
+    one, two = (_merged(((), {"gpus": gpus})).load_options for gpus in (1, 2))
+    assert (one, two) == (LoadOptions(gpus=1), LoadOptions(gpus=2))
+    assert one.key != two.key
+
+
+@pytest.mark.parametrize(
+    ("levels", "message"),
+    [
+        (
+            [{"gpus": 2}, {"device": "cpu"}],
+            "gpus=2: device='cpu' is no CUDA device; leave out gpus= or say device='cuda'",
+        ),
+        (
+            [{"gpus": 2}, {"model": "http://host:8000/v1?model=gpt2"}],
+            "gpus=2: endpoint:host:8000/gpt2 is served, on as many GPUs as its server was started with",
+        ),
+    ],
+)
+def test_gpus_of_what_has_none_of_its_own_are_refused(levels: list[dict], message: str) -> None:
+    with pytest.raises(UsageError) as error:
+        _merged(*(((), level) for level in levels))
+    assert str(error.value) == message
+
+
 # Concurrency
 
 

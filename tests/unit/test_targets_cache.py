@@ -75,7 +75,7 @@ def _little_to_collect():
 @pytest.fixture
 def machine(monkeypatch):
     device = Machine(100 * MIB)
-    monkeypatch.setattr(cache_module, "device_of", lambda name: device)
+    monkeypatch.setattr(cache_module, "device_of", lambda name, gpus: device)
     return device
 
 

@@ -167,6 +167,7 @@ def test_reserved_and_available_bytes_are_summed_over_gpus(cuda: FakeCuda) -> No
     cuda.allocated.update({"cuda:0": 60, "cuda:1": 110})
     cuda.free.update({"cuda:0": 1000, "cuda:1": 3000})
     device = Cuda(["cuda:0", "cuda:1"])
+    assert device.max_memory() == {0: 1000 + 40, 1: 3000 + 90}
     with device.track_memory() as track:
         cuda.allocate("cuda:1", 30)
         cuda.allocate("cuda:1", -30)
@@ -206,7 +207,7 @@ def test_release_hands_the_allocators_cache_back(cuda: FakeCuda) -> None:
     assert cuda.calls == [("empty_cache", "")]
 
 
-@pytest.mark.parametrize(("names", "shown"), [(["cuda:1"], "cuda:1"), (["cuda:0", "cuda:1"], "cuda×2")])
+@pytest.mark.parametrize(("names", "shown"), [(["cuda:1"], "cuda:1"), (["cuda:0", "cuda:1"], "cuda:0,1")])
 def test_a_cuda_device_is_named_after_its_gpus(names: list[str], shown: str) -> None:
     assert Cuda(names).name == shown
 
@@ -254,6 +255,43 @@ def test_a_gpu_beyond_those_there_are_is_an_error_that_counts_them(
         device_of("cuda:7")
 
 
+@pytest.mark.parametrize(
+    ("asked", "gpus", "current", "names"),
+    [
+        ("auto", 2, 0, ("cuda:0", "cuda:1")),
+        ("cuda", 1, 2, ("cuda:2",)),
+        ("cuda", 2, 2, ("cuda:0", "cuda:2")),
+        ("cuda:1", 1, 0, ("cuda:1",)),
+        ("cuda:2", 2, 0, ("cuda:0", "cuda:2")),
+        ("cuda", 3, 0, ("cuda:0", "cuda:1", "cuda:2")),
+    ],
+)
+def test_of_several_gpus_the_own_one_is_the_first_taken(
+    monkeypatch: pytest.MonkeyPatch, asked: str, gpus: int, current: int, names: tuple[str, ...]
+) -> None:
+    fake = FakeCuda(3)
+    fake.install(monkeypatch)
+    fake.current = current
+    device = device_of(asked, gpus)
+    assert device.names == names
+
+
+@pytest.mark.parametrize(("count", "seen"), [(0, "sees 0 CUDA devices on this"), (1, "sees 1 CUDA device on this")])
+@pytest.mark.parametrize("device", ["auto", "cuda:0"])
+def test_more_gpus_than_there_are_is_an_error_that_names_both_counts(
+    monkeypatch: pytest.MonkeyPatch, count: int, seen: str, device: str
+) -> None:
+    FakeCuda(count).install(monkeypatch)
+    with pytest.raises(DeviceMissingError, match=f"^gpus=2: torch .* {seen} machine$"):
+        device_of(device, 2)
+
+
+@pytest.mark.parametrize("device", ["cpu", "mps"])
+def test_gpus_of_what_is_none_are_an_error(cuda: FakeCuda, device: str) -> None:
+    with pytest.raises(UsageError, match=f"^gpus=2: device='{device}' is no CUDA device; leave out gpus= or say "):
+        device_of(device, 2)
+
+
 def test_an_apple_gpu_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(DeviceMissingError, match=r"device='mps'.*no Apple GPU"):
@@ -288,6 +326,8 @@ def model_on(*places: str) -> object:
         (["cuda:1", "cuda:0", "cuda:1"], ("cuda:0", "cuda:1")),
         (["cuda:0", "cpu"], ("cuda:0",)),
         (["cuda:1", "meta"], ("cuda:1",)),
+        (["cuda:10", "cuda:2"], ("cuda:2", "cuda:10")),
+        (["cuda"], ("cuda:0",)),
     ],
 )
 def test_a_spread_model_is_on_all_gpus_that_hold_a_part(places: list[str], names: tuple[str, ...]) -> None:
@@ -298,6 +338,12 @@ def test_a_spread_model_is_on_all_gpus_that_hold_a_part(places: list[str], names
 
 def test_a_model_elsewhere_than_asked_is_measured_where_it_is(cuda: FakeCuda) -> None:
     assert isinstance(devices_of_model(model_on("cpu"), Cuda(["cuda:0"])), Cpu)
+
+
+def test_a_model_on_all_gpus_asked_for_is_on_what_was_asked_for(cuda: FakeCuda) -> None:
+    asked = Cuda(["cuda:0", "cuda:1"])
+    assert devices_of_model(model_on("cuda:1", "cuda:0"), asked) is asked
+    assert devices_of_model(model_on("cuda:1"), asked).names == ("cuda:1",)
 
 
 @pytest.mark.parametrize("places", [[], ["meta"], ["cpu"]])
