@@ -164,17 +164,24 @@ def own_pid() -> int | Unknown:
     return _own
 
 
-def recognise(start: Callable[[], object]) -> None:
-    """Start CUDA, and see who has come to the GPUs by that.
+def recognise(index: int, start: Callable[[], object]) -> None:
+    """Start CUDA, and see who has come by that, to the GPU on which it was started.
 
     Args:
-        start: makes the context on a GPU.
+        index: torch's number of the GPU.
+        start: makes the context there.
     """
     global _own
-    before = _listed()
+    before = _users()
     start()
-    after = _listed()
-    _own = before if isinstance(before, Unknown) else after if isinstance(after, Unknown) else _who(after - before)
+    after = _users()
+    if isinstance(before, Unknown):
+        _own = before
+    elif isinstance(after, Unknown):
+        _own = after
+    else:
+        came = {uuid: users - before.get(uuid, frozenset()) for uuid, users in after.items()}
+        _own = _who(came.get(_uuid(index)) or frozenset().union(*came.values()))
 
 
 def _who(came: frozenset[int]) -> int | Unknown:
@@ -188,21 +195,24 @@ def _who(came: frozenset[int]) -> int | Unknown:
     return Unknown("NVML does not list this process")
 
 
-def _listed() -> frozenset[int] | Unknown:
-    """The processes on any GPU of this machine."""
+def _users() -> Mapping[str, frozenset[int]] | Unknown:
+    """The processes on each GPU of this machine, by its uuid."""
     with opened() as library:
         if isinstance(library, Unknown):
             return library
         try:
-            listed = [Gpu(library, each).users() for each in handles(library)]
+            listed = {str(library.nvmlDeviceGetUUID(each)): Gpu(library, each).users() for each in handles(library)}
         except library.NVMLError as error:
             return Unknown(f"NVML: {error}")
-    found: set[int] = set()
-    for users in listed:
-        if isinstance(users, Unknown):
-            return users
-        found |= users
-    return frozenset(found)
+    refused = next((users for users in listed.values() if isinstance(users, Unknown)), None)
+    return refused or {uuid: users for uuid, users in listed.items() if not isinstance(users, Unknown)}
+
+
+def _uuid(index: int) -> str:
+    """Of what torch calls by this number, as NVML has it; no GPU's where an older torch does not tell."""
+    import torch
+
+    return f"GPU-{getattr(torch.cuda.get_device_properties(index), 'uuid', '')}"
 
 
 def process_bytes(pids: Collection[int], whose: str) -> int | Unknown:

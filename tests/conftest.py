@@ -25,15 +25,21 @@ pytest_plugins = ["pytester"]
 
 @pytest.fixture(autouse=True)
 def require_gpu(request: pytest.FixtureRequest) -> None:
-    """Tests marked `gpu` skip without a CUDA device; LLMPERF_REQUIRE_GPU=1 makes that a failure."""
-    if request.node.get_closest_marker("gpu") is None:
+    """Tests marked `gpu` skip without a CUDA device, those marked `gpus` without two.
+
+    LLMPERF_REQUIRE_GPU says how many there must be: the skip of a test that needs no more is a failure.
+    """
+    needed = 2 if request.node.get_closest_marker("gpus") else 1 if request.node.get_closest_marker("gpu") else 0
+    if not needed:
         return
     import torch
 
-    if not torch.cuda.is_available():
-        if os.environ.get("LLMPERF_REQUIRE_GPU"):
-            pytest.fail("LLMPERF_REQUIRE_GPU is set, and torch sees no CUDA device")
-        pytest.skip("no CUDA device")
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if found < needed:
+        told = f"{needed} CUDA device{'s' * (needed > 1)} needed, and torch sees {found}"
+        if int(os.environ.get("LLMPERF_REQUIRE_GPU", "0")) >= needed:
+            pytest.fail(f"LLMPERF_REQUIRE_GPU is set: {told}")
+        pytest.skip(told)
 
 
 @pytest.fixture

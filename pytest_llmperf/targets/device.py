@@ -361,16 +361,22 @@ def device_of(name: str, gpus: int | None = None) -> Device:
     in_order = [own, *(other for other in range(count) if other != own)]
     device = Cuda([f"cuda:{each}" for each in sorted(in_order[: gpus or 1])])
     if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch has no types here
-        recognise(device.synchronize)
+        recognise(own, device.synchronize)
     return device
 
 
 def devices_of_model(model: Any, asked: Device) -> Device:
     """The device object for where a model's weights really lie (`device_map` may have spread them)."""
-    places = {str(parameter.device) for parameter in model.parameters()} - {"meta"}
+    places = {place_of(parameter) for parameter in model.parameters()} - {"meta"}
     if not places or places == set(asked.names):
         return asked
     gpus = {index for place in places if place.startswith("cuda") for index in gpu_indices(place)}
     if gpus:
         return Cuda([f"cuda:{index}" for index in sorted(gpus)])
     return device_of(min(places))
+
+
+def place_of(tensor: Any) -> str:
+    """What its device is called here: `cuda:1`, and without a number what there is but one of: `mps`."""
+    name = str(tensor.device)
+    return name if name.startswith("cuda") else name.partition(":")[0]

@@ -22,7 +22,7 @@ import torch
 
 from pytest_llmperf.errors import MeasurementError, OutOfMemoryTargetError, UsageError
 from pytest_llmperf.model import Trace, Unknown, Workload
-from pytest_llmperf.targets.device import Device, device_of, devices_of_model
+from pytest_llmperf.targets.device import Device, device_of, devices_of_model, place_of
 from pytest_llmperf.targets.protocol import Clock, LoadOptions, Request, Rest, no_rest
 from pytest_llmperf.targets.recorder import Recorder, StampingProcessor
 from pytest_llmperf.targets.tensors import packed_bytes, storage_bytes, tensors_in
@@ -240,7 +240,7 @@ def adopt(module: Any, name: str, options: LoadOptions) -> GenerateTarget:
         DeviceMissingError: they ask for more GPUs than there are.
     """
     parameter = next(iter(module.parameters()), None)
-    place = "cpu" if parameter is None else str(parameter.device)
+    place = "cpu" if parameter is None else place_of(parameter)
     if place == "meta":
         raise UsageError(
             f"{name} is on the meta device, where weights hold nothing: load them, or use random_weights(…)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from types import SimpleNamespace
 
 import pynvml
 import pytest
@@ -21,17 +22,21 @@ def nobody_yet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nvml, "_own", nvml._UNSEEN)
 
 
-def recognised(monkeypatch: pytest.MonkeyPatch, *came: int, **refused: int) -> int | Unknown:
-    """After CUDA was started on the second of two GPUs, to which these processes came meanwhile."""
+def recognised(
+    monkeypatch: pytest.MonkeyPatch, *came: int, elsewhere: tuple[int, ...] = (), **refused: int
+) -> int | Unknown:
+    """After CUDA was started on the second of two GPUs, to which these processes came; others to the first."""
     gpus = [FakeGpu("GPU-a", processes={OTHER: 1}), FakeGpu("GPU-b")]
     fake = FakeNvml(gpus, refused).install(monkeypatch)
     started: list[bool] = []
 
     def start() -> None:
         started.append(True)
+        gpus[0].processes.update(dict.fromkeys(elsewhere))
         gpus[1].processes.update(dict.fromkeys(came))
 
-    nvml.recognise(start)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(uuid="ab"[index]))
+    nvml.recognise(1, start)
     assert started == [True]
     assert fake.open == 0
     return nvml.own_pid()
@@ -47,6 +52,14 @@ def test_on_the_host_it_has_its_own_number(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_in_a_container_it_is_who_came_when_cuda_was_started(monkeypatch: pytest.MonkeyPatch) -> None:
     assert recognised(monkeypatch, 31337) == 31337
+
+
+def test_who_came_to_another_gpu_meanwhile_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert recognised(monkeypatch, 31337, elsewhere=(31338,)) == 31337
+
+
+def test_in_a_slice_it_is_found_wherever_nvml_lists_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert recognised(monkeypatch, elsewhere=(31337,)) == 31337
 
 
 def test_of_two_that_came_at_once_nobody_can_tell(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,6 +82,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A torch with two GPUs; notes what is asked of it."""
     asked: list[str] = []
     answers = {
+        "get_device_properties": lambda index: SimpleNamespace(uuid="ab"[index]),
         "is_available": lambda: True,
         "device_count": lambda: 2,
         "current_device": lambda: 0,

@@ -336,6 +336,11 @@ def test_a_spread_model_is_on_all_gpus_that_hold_a_part(places: list[str], names
     assert device.names == names
 
 
+def test_an_apple_gpu_has_no_number_whatever_torch_gives_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert devices_of_model(model_on("mps:0", "mps:0"), Cpu()).name == "mps"
+
+
 def test_a_model_elsewhere_than_asked_is_measured_where_it_is(cuda: FakeCuda) -> None:
     assert isinstance(devices_of_model(model_on("cpu"), Cuda(["cuda:0"])), Cpu)
 
