@@ -69,7 +69,7 @@ class TargetCache:
             except OutOfMemoryTargetError as error:
                 forget_frames(error)  # which hold the half-built model
                 if not self.let_go():
-                    facts = shortage.of_device(device_of(options.device), error.__cause__)
+                    facts = shortage.of_device(device_of(options.device, options.gpus), error.__cause__)
                     raise OutOfMemoryTargetError(
                         shortage.told(error, facts, shortage.of_others(self.gave_way))
                     ) from error

@@ -272,7 +272,7 @@ def test_all_but_one_let_go(machine):
 
 def test_what_gives_way_in_one_rank_gives_way_in_all(monkeypatch):
     machines = [Machine(100 * MIB), Machine(25 * MIB)]
-    monkeypatch.setattr(cache_module, "device_of", lambda name: machines[ranks.rank()])
+    monkeypatch.setattr(cache_module, "device_of", lambda name, gpus: machines[ranks.rank()])
 
     def work(rank):
         cache = TargetCache()
@@ -285,7 +285,7 @@ def test_what_gives_way_in_one_rank_gives_way_in_all(monkeypatch):
 
 def test_a_load_that_runs_out_of_memory_in_one_rank_is_tried_again_in_all(monkeypatch):
     machines = [Machine(100 * MIB), Machine(100 * MIB)]
-    monkeypatch.setattr(cache_module, "device_of", lambda name: machines[ranks.rank()])
+    monkeypatch.setattr(cache_module, "device_of", lambda name, gpus: machines[ranks.rank()])
     seconds = [0.0, 0.0]
 
     def work(rank):
