@@ -160,6 +160,8 @@ def test_the_clock_of_the_processors_is_told_from_begin_to_end(monkeypatch: pyte
     machine.mhz = 1500.0
     watch.look()
     assert watch.seen.mhz == (1500.0, 2000.0)
+    monkeypatch.setattr(psutil, "cpu_freq", lambda: pytest.fail("each processor is asked once more"))
+    assert watch.unseen == ()
 
 
 @pytest.mark.parametrize("mhz", [None, 0.0])
@@ -294,6 +296,25 @@ def test_work_of_other_processes_disturbs_and_their_mere_presence_does_not(
         gpus.machine.passes(1)
         assert watch.look() == told
     assert watch.seen.gpus[0].foreign == pytest.approx(foreign)
+
+
+def test_rounds_are_not_called_quiet_before_nvml_has_counted_whose_kernels_ran(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = FakeGpu(processes={5: 2**30})
+    gpus = Gpus(monkeypatch, gpu)
+    with gpus.watch() as watch:
+        gpus.machine.passes(0.5)
+        assert watch.look() is None
+        gpu.work = [(pid, gpus.machine.clock() + 0.1, share) for pid, share in ((77, 60), (5, 34))]
+        gpus.machine.passes(0.25)
+        assert watch.look() == "other processes kept cuda:0 busy for 34 % of the time"
+        watch.forget()
+        gpus.machine.passes(0.5)
+        assert watch.look() is None
+        gpus.machine.passes(0.5)
+        assert watch.look() == "", "a GPU that is idle has nothing to count"
+        gpus.machine.passes(0.5)
+        assert watch.look(ended=True) == ""
+    assert watch.seen.gpus[0].foreign == 0.0
 
 
 def test_who_works_cannot_be_told_where_this_process_is_not_recognised(monkeypatch: pytest.MonkeyPatch) -> None:

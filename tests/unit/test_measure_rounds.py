@@ -136,7 +136,7 @@ class Disturbed(Unwatched):
         self.found = iter(found)
         self.forgotten: list[int] = []
 
-    def look(self) -> str | None:
+    def look(self, *, ended: bool = False) -> str | None:
         return next(self.found, "")
 
     def forget(self, rounds: int = 0) -> None:
