@@ -365,10 +365,12 @@ ALL = ["sm_mhz", "memory_mhz", "celsius", "slowed", "capped", "foreign", "memory
         ("nvmlDeviceGetHandleByUUID", pynvml.NVML_ERROR_NO_PERMISSION, ALL),
         ("nvmlDeviceGetClockInfo", REFUSED, ["sm_mhz", "memory_mhz"]),
         ("nvmlDeviceGetTemperature", REFUSED, ["celsius"]),
-        ("nvmlDeviceGetCurrentClocksThrottleReasons", REFUSED, ["slowed", "capped"]),
+        ("nvmlDeviceGetCurrentClocksEventReasons", pynvml.NVML_ERROR_FUNCTION_NOT_FOUND, []),
+        ("nvmlDeviceGetCurrentClocksThrottleReasons", pynvml.NVML_ERROR_FUNCTION_NOT_FOUND, []),
         ("nvmlDeviceGetTotalEccErrors", REFUSED, ["memory_errors"]),
         ("nvmlDeviceGetProcessUtilization", pynvml.NVML_ERROR_NO_PERMISSION, ["foreign"]),
         ("nvmlDeviceGetComputeRunningProcesses", REFUSED, []),
+        ("nvmlDeviceGetGraphicsRunningProcesses", REFUSED, []),
         ("nvmlDeviceIsMigDeviceHandle", pynvml.NVML_ERROR_FUNCTION_NOT_FOUND, []),
     ],
 )
@@ -388,6 +390,24 @@ def test_what_nvml_refuses_is_unknown_with_its_reason_and_the_rest_is_seen(
     assert [name for name in ALL if isinstance(getattr(seen, name), Unknown)] == unseen
     assert all(str(pynvml.NVMLError(number)) in getattr(seen, name).reason for name in unseen)
     assert gpus.nvml.open == 0
+
+
+def test_clocks_whose_reasons_no_driver_tells_are_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"nvmlDeviceGetCurrentClocks{name}Reasons" for name in ("Event", "Throttle")]
+    gpus = Gpus(monkeypatch, FakeGpu(), **dict.fromkeys(names, REFUSED))
+    with gpus.watch() as watch:
+        gpus.machine.passes(1)
+        assert watch.look() == ""
+    assert watch.unseen == ("heat and power brakes could not be seen on cuda:0 (NVML: Not Supported)",)
+    assert isinstance(watch.seen.gpus[0].capped, Unknown)
+
+
+def test_a_neighbour_that_draws_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus = Gpus(monkeypatch, gpu := FakeGpu(drawing=[5]))
+    with gpus.watch() as watch:
+        gpu.work = [(5, gpus.machine.clock() + 0.5, 30)]
+        gpus.machine.passes(1)
+        assert watch.look() == "other processes kept cuda:0 busy for 30 % of the time"
 
 
 def test_an_older_torch_that_knows_no_ids_of_gpus_is_measured_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
