@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from torch.distributed import HashStore
 
+from pytest_llmperf import meeting as module
 from pytest_llmperf import ranks
-from pytest_llmperf.ranks import Meeting
+from pytest_llmperf.meeting import Meeting
 
 PATIENCE_S = 20.0
 """Who waits for longer waits for ever."""
@@ -29,7 +30,7 @@ def together(world: int, work: Callable[[Meeting], Any]) -> list[Any]:
             return error
 
     with ThreadPoolExecutor(world) as threads, pytest.MonkeyPatch.context() as patched:
-        patched.setattr(ranks, "PATIENCE_S", PATIENCE_S)
+        patched.setattr(module, "PATIENCE_S", PATIENCE_S)
         return list(threads.map(outcome, meetings))
 
 

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from torch.distributed import HashStore
 
+from pytest_llmperf import meeting as module
 from pytest_llmperf import ranks
 from pytest_llmperf.errors import MeasurementError, NoRoomError
-from pytest_llmperf.ranks import Meeting
+from pytest_llmperf.meeting import Meeting
 from tests.ranks import acting, together
 
 TORCHRUN = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}
@@ -91,7 +92,7 @@ def test_ranks_that_run_different_tests_do_not_go_on() -> None:
 
 def test_a_rank_that_failed_does_not_wait_for_those_who_never_come(monkeypatch: pytest.MonkeyPatch) -> None:
     """They are in a collective of the model, which ends when this process does."""
-    monkeypatch.setattr(ranks, "AFTER_FAILURE_S", 0.01)
+    monkeypatch.setattr(module, "AFTER_FAILURE_S", 0.01)
     meeting = Meeting(HashStore(), 1, 2)
 
     def fail() -> None:
