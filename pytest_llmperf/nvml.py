@@ -165,9 +165,13 @@ _UNSEEN = Unknown("CUDA had been started before anyone looked who it is that sta
 _own: int | Unknown = _UNSEEN
 
 
-def own_pid() -> int | Unknown:
-    """What NVML calls this process: in a container its process id on the host."""
-    return _own
+def own_pid(users: Collection[int] = ()) -> int | Unknown:
+    """What NVML calls this process: in a container its process id on the host.
+
+    Args:
+        users: of a GPU; where its id here is among them, it need not have been seen to come.
+    """
+    return os.getpid() if isinstance(_own, Unknown) and os.getpid() in users else _own
 
 
 def recognise(index: int, start: Callable[[], object]) -> None:
@@ -252,14 +256,14 @@ def other_processes(names: Sequence[str]) -> Mapping[int, int] | Unknown:
     Args:
         names: as torch has them: `cuda:0`.
     """
-    own = own_pid()
-    if isinstance(own, Unknown):
-        return own
     held: Counter[int] = Counter()
     for each in _of_each(names, Gpu.held):
         if isinstance(each, Unknown):
             return each
         held.update(each)
+    own = own_pid(held)
+    if isinstance(own, Unknown):
+        return own
     return {pid: size for pid, size in held.items() if pid != own}
 
 

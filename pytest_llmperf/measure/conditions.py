@@ -148,7 +148,7 @@ class WatchedGpu:
         if isinstance(gpu, Unknown):
             return gpu
         users = gpu.users()
-        own = nvml.own_pid()
+        own = nvml.own_pid(users if isinstance(users, frozenset) else ())
         if isinstance(users, frozenset) and isinstance(own, int) and users <= {own}:
             return 0.0
         shares = gpu.work(since)

@@ -329,6 +329,19 @@ def test_who_works_cannot_be_told_where_this_process_is_not_recognised(monkeypat
     assert watch.seen.gpus[0].foreign == who
 
 
+def test_on_the_host_a_process_that_had_started_cuda_before_is_known_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gpu = FakeGpu(processes={5: 2**30, os.getpid(): 2**30})
+    gpus = Gpus(monkeypatch, gpu)
+    monkeypatch.setattr(nvml, "_own", nvml._UNSEEN)
+    with gpus.watch() as watch:
+        gpu.work = [(pid, gpus.machine.clock() + 0.5, share) for pid, share in ((os.getpid(), 60), (5, 4))]
+        gpus.machine.passes(1)
+        assert watch.look() == ""
+    assert watch.seen.gpus[0].foreign == pytest.approx(0.04)
+
+
 def test_memory_errors_count_from_when_the_watch_began(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = FakeGpu(memory_errors=12)
     gpus = Gpus(monkeypatch, gpu)

@@ -46,6 +46,16 @@ def test_before_cuda_was_started_it_is_unknown() -> None:
     assert isinstance(nvml.own_pid(), Unknown)
 
 
+def test_whom_nobody_saw_come_is_known_where_its_own_number_is_listed() -> None:
+    assert nvml.own_pid({OTHER, os.getpid()}) == os.getpid()
+    assert isinstance(nvml.own_pid({OTHER}), Unknown)
+
+
+def test_who_was_seen_to_come_is_no_namesake_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    recognised(monkeypatch, 31337)
+    assert nvml.own_pid({os.getpid(), 31337}) == 31337
+
+
 def test_on_the_host_it_has_its_own_number(monkeypatch: pytest.MonkeyPatch) -> None:
     assert recognised(monkeypatch, os.getpid(), 12345) == os.getpid()
 
