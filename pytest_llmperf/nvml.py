@@ -82,8 +82,11 @@ class Gpu:
         return self._number("nvmlDeviceGetTemperature", self._whole, self._nvml.NVML_TEMPERATURE_GPU)
 
     def held_down(self) -> int | Unknown:
-        """Why its clocks are lower than they might be: a mask of NVML's clocks event reasons, by their older name."""
-        return self._number("nvmlDeviceGetCurrentClocksThrottleReasons", self._whole)
+        """Why its clocks are lower than they might be: a mask of NVML's clocks event reasons."""
+        mask = self._number("nvmlDeviceGetCurrentClocksEventReasons", self._whole)
+        if isinstance(mask, Unknown):  # older drivers know them by their older name, newer ones only by this
+            return self._number("nvmlDeviceGetCurrentClocksThrottleReasons", self._whole)
+        return mask
 
     def memory_errors(self) -> int | Unknown:
         """Those that could not be corrected, since the driver was loaded."""
@@ -106,9 +109,12 @@ class Gpu:
         return _thousandths(self._number("nvmlDeviceGetTotalEnergyConsumption", self._handle))
 
     def users(self) -> frozenset[int] | Unknown:
-        """Processes that have memory there, as NVML calls them."""
+        """Processes that have memory there to compute or to draw, as NVML calls them."""
         listed = self._asked("nvmlDeviceGetComputeRunningProcesses", self._handle)
-        return listed if isinstance(listed, Unknown) else frozenset(process.pid for process in listed)
+        if isinstance(listed, Unknown):
+            return listed
+        drawing = self._asked("nvmlDeviceGetGraphicsRunningProcesses", self._handle)  # slices have none
+        return frozenset(process.pid for process in (*listed, *(() if isinstance(drawing, Unknown) else drawing)))
 
     def held(self) -> Mapping[int, int] | Unknown:
         """Bytes that each process has there; those of whom it does not say are left out."""
@@ -159,9 +165,13 @@ _UNSEEN = Unknown("CUDA had been started before anyone looked who it is that sta
 _own: int | Unknown = _UNSEEN
 
 
-def own_pid() -> int | Unknown:
-    """What NVML calls this process: in a container its process id on the host."""
-    return _own
+def own_pid(users: Collection[int] = ()) -> int | Unknown:
+    """What NVML calls this process: in a container its process id on the host.
+
+    Args:
+        users: of a GPU; where its id here is among them, it need not have been seen to come.
+    """
+    return os.getpid() if isinstance(_own, Unknown) and os.getpid() in users else _own
 
 
 def recognise(index: int, start: Callable[[], object]) -> None:
@@ -246,14 +256,14 @@ def other_processes(names: Sequence[str]) -> Mapping[int, int] | Unknown:
     Args:
         names: as torch has them: `cuda:0`.
     """
-    own = own_pid()
-    if isinstance(own, Unknown):
-        return own
     held: Counter[int] = Counter()
     for each in _of_each(names, Gpu.held):
         if isinstance(each, Unknown):
             return each
         held.update(each)
+    own = own_pid(held)
+    if isinstance(own, Unknown):
+        return own
     return {pid: size for pid, size in held.items() if pid != own}
 
 

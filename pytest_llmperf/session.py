@@ -15,7 +15,7 @@ from pytest_llmperf.baselines.environment import environment_of
 from pytest_llmperf.errors import NoRoomError, OutOfMemoryTargetError, UsageError, forget_frames
 from pytest_llmperf.measure import Effort, Need, alone, measure, profile_of, with_room
 from pytest_llmperf.measure.conditions import Watch, watching
-from pytest_llmperf.model import Limit, Measurement, Profile, Round, Sample, Tolerance, Unknown
+from pytest_llmperf.model import Environment, Limit, Measurement, Profile, Round, Sample, Tolerance, Unknown
 from pytest_llmperf.options import choose
 from pytest_llmperf.profiling.traces import trace_file, untraced
 from pytest_llmperf.rates import is_objective
@@ -29,7 +29,7 @@ from pytest_llmperf.verdict.rule import straddles
 from pytest_llmperf.verdict.statistics import interval, supported
 
 if TYPE_CHECKING:  # what these bring along is for those who measure, not for those who name a type
-    from pytest_llmperf.against import Against
+    from pytest_llmperf.against import Against, Measured
     from pytest_llmperf.duet.sides import Line
     from pytest_llmperf.gate import Evidence, Gate
     from pytest_llmperf.settle import Fresh
@@ -136,28 +136,32 @@ class Session:
             make_room=functools.partial(self.targets.let_go, target),
             progress=self.progress,
         )
-        by_itself = alone(lambda rounds: look(rounds, settings.limits))
         try:
             with (
                 self.exclusive(target.device.name),
                 self._shortage_told(target, settings),
                 self._watching(target, environment.threads) as watch,
             ):
-                measured = functools.partial(measured, watch=watch)
-                if self.line is not None and self.gate is not None:
-                    from pytest_llmperf.against import as_base
-
-                    measurement = as_base(self.line, evidence, self.gate, measured)
-                elif self.against is not None and self.gate is not None:
-                    rules = self.gate.rules(settings, environment, target.id)
-                    limits_need = functools.partial(look, limits=settings.limits, precisely=False)
-                    measurement = self.against.measure(evidence, self.gate, rules, measured, limits_need, by_itself)
-                else:
-                    measurement = measured(by_itself)
+                watched = functools.partial(measured, watch=watch)
+                measurement = self._taken(evidence, environment, target.id, watched)
         finally:
             self.progress("")
         evidence.measurement = ranks.agreed(measurement)
         return evidence
+
+    def _taken(self, evidence: Evidence, environment: Environment, target: str, measured: Measured) -> Measurement:
+        """In turns, where this is a base or there is one; else by itself."""
+        settings = evidence.settings
+        by_itself = alone(lambda rounds: look(rounds, settings.limits))
+        if self.line is not None and self.gate is not None:
+            from pytest_llmperf.against import as_base
+
+            return as_base(self.line, evidence, self.gate, measured)
+        if self.against is not None and self.gate is not None:
+            rules = self.gate.rules(settings, environment, target)
+            limits_need = functools.partial(look, limits=settings.limits, precisely=False)
+            return self.against.measure(evidence, self.gate, rules, measured, limits_need, by_itself)
+        return measured(by_itself)
 
     def _watching(self, target: Target, threads: int | None) -> AbstractContextManager[Watch]:
         in_turns = self.against is not None or self.line is not None

@@ -19,6 +19,7 @@ class FakeGpu:
     Args:
         uuid: with its prefix, as NVML has it.
         processes: process id → bytes that it holds there, None where NVML does not say.
+        drawing: process ids that draw there, and compute nothing.
         work: of process ids, when (`time.time()`) they were seen to use which percentage of the GPU.
         reasons: why its clocks are held down, a bit mask.
         whole: of a MIG slice, the GPU that it is part of.
@@ -27,6 +28,7 @@ class FakeGpu:
     uuid: str = "GPU-uuid-0"
     name: str = "NVIDIA H200"
     processes: dict[int, int | None] = field(default_factory=dict)
+    drawing: list[int] = field(default_factory=list)
     work: list[tuple[int, float, int]] = field(default_factory=list)
     reasons: int = 0
     sm_mhz: int = 1980
@@ -66,6 +68,7 @@ class FakeNvml:
             "nvmlDeviceGetDeviceHandleFromMigDeviceHandle": lambda gpu: gpu.whole,
             "nvmlDeviceGetClockInfo": lambda gpu, kind: {1: gpu.sm_mhz, 2: gpu.memory_mhz}[kind],
             "nvmlDeviceGetTemperature": lambda gpu, sensor: gpu.celsius,
+            "nvmlDeviceGetCurrentClocksEventReasons": lambda gpu: gpu.reasons,
             "nvmlDeviceGetCurrentClocksThrottleReasons": lambda gpu: gpu.reasons,
             "nvmlDeviceGetTotalEccErrors": lambda gpu, kind, since: gpu.memory_errors,
             "nvmlDeviceGetEnforcedPowerLimit": lambda gpu: gpu.milliwatts,
@@ -75,6 +78,7 @@ class FakeNvml:
             "nvmlDeviceGetComputeRunningProcesses": lambda gpu: [
                 SimpleNamespace(pid=pid, usedGpuMemory=held) for pid, held in gpu.processes.items()
             ],
+            "nvmlDeviceGetGraphicsRunningProcesses": lambda gpu: [SimpleNamespace(pid=pid) for pid in gpu.drawing],
             "nvmlDeviceGetProcessUtilization": self._work,
         }
         for name, answer in answers.items():

@@ -147,13 +147,13 @@ def measure(
             progress("warming up")
             with peak_rss() as rss:
                 warm = warm_up(serve, effort, told)
-            if watch.look() is not None:
+            if watch.look(ended=True) is not None:
                 watch.forget()
             prefills = requests(target, dataclasses.replace(workload, output_tokens=1), _FIRST_PREFILL)
             compiled = compilations()
             rounds = taken(Serving(target, workload, effort, upcoming, prefills, serve, warm, told, progress, watch))
             compiled = compilations() - compiled
-            watch.look()
+            watch.look(ended=True)
             conditions = conditions_of(ranks.gathered(watch.seen))
             leaking = leak_note(rounds, target.device)
             if remote is not None:

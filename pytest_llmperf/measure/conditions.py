@@ -19,10 +19,13 @@ Value = TypeVar("Value")
 class Unwatched:
     """Nobody looks: everything counts, and nothing is known."""
 
-    def look(self) -> str | None:
+    def look(self, *, ended: bool = False) -> str | None:
         """What disturbed the machine since the last look, empty if nothing did; None if that is too short ago to tell.
 
         What cannot be told yet is left to the next look.
+
+        Args:
+            ended: other work follows, and is not to be mistaken for this: what NVML has yet to count is let go.
         """
         return None
 
@@ -66,12 +69,16 @@ class Watch(Unwatched):
         self._mhz = _mhz()
         self._before, self._since = _Account.now(), time.time()
 
-    def look(self) -> str | None:
-        if ranks.agreed(time.monotonic() - self._before.wall < SHORTEST_S):
+    def look(self, *, ended: bool = False) -> str | None:
+        wall = time.monotonic() - self._before.wall
+        if ranks.agreed(wall < SHORTEST_S):
+            return None
+        foreign = [self._shared or gpu.foreign(self._since) for gpu in self._gpus]
+        if None in foreign and wall < COUNTED_S and not ended:
             return None
         now = _Account.now()
         stretch = self._before.until(now)
-        gpus = tuple(gpu.look(self._since, self._shared) for gpu in self._gpus)
+        gpus = tuple(gpu.look(share or 0.0) for gpu, share in zip(self._gpus, foreign, strict=True))
         stretch = replace(stretch, foreign=self._shared or stretch.foreign, gpus=gpus)
         self._stretches.append((now.wall - self._before.wall, stretch))
         self._before, self._since = now, time.time()
@@ -91,7 +98,7 @@ class Watch(Unwatched):
     @property
     def unseen(self) -> tuple[str, ...]:
         told: dict[str, list[str]] = {}
-        for gpu in self.seen.gpus:
+        for gpu in _gpus_over(self._stretches):
             for fact, might in ((gpu.slowed, "heat and power brakes"), (gpu.foreign, "the work of other processes")):
                 if isinstance(fact, Unknown) and fact != self._shared:
                     told.setdefault(f"could not be seen on {gpu.name} ({fact.reason})", []).append(might)
@@ -131,8 +138,34 @@ class WatchedGpu:
         """Joules since whenever."""
         return _known(self._gpu, nvml.Gpu.energy)
 
-    def look(self, since: float, shared: Unknown | None) -> Gpu:
-        """How it stands, and what has happened there after the last look, which was at this moment of `time.time()`."""
+    def foreign(self, since: float) -> float | Unknown | None:
+        """The share of time for which kernels of other processes ran; None while NVML has not counted.
+
+        Args:
+            since: a moment of `time.time()`.
+        """
+        gpu = self._gpu
+        if isinstance(gpu, Unknown):
+            return gpu
+        users = gpu.users()
+        own = nvml.own_pid(users if isinstance(users, frozenset) else ())
+        if isinstance(users, frozenset) and isinstance(own, int) and users <= {own}:
+            return 0.0
+        shares = gpu.work(since)
+        if isinstance(shares, Unknown):
+            return shares
+        if not shares:
+            return None
+        if isinstance(own, Unknown):
+            return own
+        return min(1.0, sum(share for pid, share in shares.items() if pid != own))
+
+    def look(self, foreign: float | Unknown) -> Gpu:
+        """How it stands, and how many errors its memory had since the last look.
+
+        Args:
+            foreign: the share of time for which kernels of other processes ran.
+        """
         gpu = self._gpu
         if isinstance(gpu, Unknown):
             return Gpu(self._name, gpu, gpu, gpu, gpu, gpu, gpu, gpu)
@@ -145,7 +178,7 @@ class WatchedGpu:
             celsius=_both(gpu.celsius()),
             slowed=_known(mask, lambda mask: tuple(cause for bit, cause in _SLOWED.items() if mask & bit)),
             capped=_known(mask, lambda mask: bool(mask & _POWER_CAP)),
-            foreign=shared or _others(gpu, since),
+            foreign=foreign,
             memory_errors=_all([before, self._errors], lambda counts: max(0, counts[1] - counts[0])),
         )
 
@@ -169,20 +202,6 @@ def _shown(library: Any, name: str) -> nvml.Gpu | Unknown:
         return Unknown(f"NVML does not show {name}: {error}")
 
 
-def _others(gpu: nvml.Gpu, since: float) -> float | Unknown:
-    """The share of time for which kernels of other processes ran."""
-    users = gpu.users()
-    own = nvml.own_pid()
-    if isinstance(users, frozenset) and isinstance(own, int) and users <= {own}:
-        return 0.0
-    shares = gpu.work(since)
-    if isinstance(shares, Unknown):
-        return shares
-    if isinstance(own, Unknown) and shares:
-        return own
-    return min(1.0, sum(share for pid, share in shares.items() if pid != own))
-
-
 def _over(stretches: Sequence[tuple[float, Conditions]]) -> Conditions:
     """Of several stretches of these lengths: what was taken away on the average, and the extremes of the rest."""
     walls = [wall for wall, _ in stretches]
@@ -199,8 +218,12 @@ def _over(stretches: Sequence[tuple[float, Conditions]]) -> Conditions:
         stolen=mean("stolen"),
         processors=seen[-1].processors,
         withheld=mean("withheld"),
-        gpus=tuple(_of_gpu(gpus) for gpus in zip(*(each.gpus for each in seen), strict=True)),
+        gpus=_gpus_over(stretches),
     )
+
+
+def _gpus_over(stretches: Sequence[tuple[float, Conditions]]) -> tuple[Gpu, ...]:
+    return tuple(_of_gpu(looks) for looks in zip(*(seen.gpus for _, seen in stretches), strict=True))
 
 
 def _of_gpu(looks: Sequence[Gpu]) -> Gpu:
@@ -289,5 +312,8 @@ class _Account:
 
 SHORTEST_S = 0.2
 """The kernel counts in hundredths of a second; below this the share would be rounding."""
+COUNTED_S = 1.0
+"""NVML counts whose kernels ran every sixth of a second to every second, by the GPU. Where others use it, too, rounds
+wait for that: else a neighbour would be seen in one stretch of several, and be gone with it."""
 _TOO_SHORT = Unknown("too short a time to tell")
 _NO_ENERGY = Unknown("only NVIDIA GPUs are asked for the energy that they take")

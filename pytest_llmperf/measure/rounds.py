@@ -71,18 +71,22 @@ def take(
 
     Those during which the watch saw something disturb the machine are taken again, without a look at their times.
     """
-    started = clock()
+    started = looked = clock()
     rounds: list[Round] = []
     unseen = 0
+    spent = 0.0
     next_look = MIN_ROUNDS
     while effort.rounds is None or len(rounds) < effort.rounds:
         rounds.append(serve())
-        elapsed = clock() - started
+        now = clock()
+        elapsed = now - started
         unseen += 1
         disturbance = watch.look()
         if disturbance is not None:
             seen, unseen = unseen, 0
-            if disturbance and elapsed < SPENT_AGAIN * effort.max_time:
+            lasted, looked = now - looked, now
+            if disturbance and spent + lasted <= SPENT_AGAIN * effort.max_time:
+                spent += lasted
                 watch.forget(seen)
                 del rounds[-seen:]
                 continue

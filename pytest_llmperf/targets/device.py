@@ -362,12 +362,19 @@ def device_of(name: str, gpus: int | None = None) -> Device:
         raise DeviceMissingError(f"gpus={gpus}: {seen}")
     if int(index or 0) >= count:
         raise DeviceMissingError(f"device={name!r}: {seen}; 'auto' takes what is there")
-    own = int(index or torch.cuda.current_device())
+    own = int(index) if index else _current()
     in_order = [own, *(other for other in range(count) if other != own)]
     device = Cuda([f"cuda:{each}" for each in sorted(in_order[: gpus or 1])])
     if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch has no types here
         recognise(own, device.synchronize)
     return device
+
+
+def _current() -> int:
+    """What `cuda` is to this process: the first GPU, until CUDA is started; to ask which is current would start it."""
+    import torch
+
+    return torch.cuda.current_device() if torch.cuda.is_initialized() else 0  # type: ignore[no-untyped-call]
 
 
 def devices_of_model(model: Any, asked: Device) -> Device:

@@ -299,7 +299,7 @@ class Noted(Unwatched):
     def __init__(self, calls: list[str]) -> None:
         self.calls = calls
 
-    def look(self) -> None:
+    def look(self, *, ended: bool = False) -> None:
         self.calls.append("look")
 
     def energy(self) -> float:

@@ -160,6 +160,8 @@ def test_the_clock_of_the_processors_is_told_from_begin_to_end(monkeypatch: pyte
     machine.mhz = 1500.0
     watch.look()
     assert watch.seen.mhz == (1500.0, 2000.0)
+    monkeypatch.setattr(psutil, "cpu_freq", lambda: pytest.fail("each processor is asked once more"))
+    assert watch.unseen == ()
 
 
 @pytest.mark.parametrize("mhz", [None, 0.0])
@@ -296,6 +298,25 @@ def test_work_of_other_processes_disturbs_and_their_mere_presence_does_not(
     assert watch.seen.gpus[0].foreign == pytest.approx(foreign)
 
 
+def test_rounds_are_not_called_quiet_before_nvml_has_counted_whose_kernels_ran(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = FakeGpu(processes={5: 2**30})
+    gpus = Gpus(monkeypatch, gpu)
+    with gpus.watch() as watch:
+        gpus.machine.passes(0.5)
+        assert watch.look() is None
+        gpu.work = [(pid, gpus.machine.clock() + 0.1, share) for pid, share in ((77, 60), (5, 34))]
+        gpus.machine.passes(0.25)
+        assert watch.look() == "other processes kept cuda:0 busy for 34 % of the time"
+        watch.forget()
+        gpus.machine.passes(0.5)
+        assert watch.look() is None
+        gpus.machine.passes(0.5)
+        assert watch.look() == "", "a GPU that is idle has nothing to count"
+        gpus.machine.passes(0.5)
+        assert watch.look(ended=True) == ""
+    assert watch.seen.gpus[0].foreign == 0.0
+
+
 def test_who_works_cannot_be_told_where_this_process_is_not_recognised(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = FakeGpu(processes={5: 2**30})
     gpus = Gpus(monkeypatch, gpu)
@@ -306,6 +327,19 @@ def test_who_works_cannot_be_told_where_this_process_is_not_recognised(monkeypat
         gpus.machine.passes(1)
         assert watch.look() == ""
     assert watch.seen.gpus[0].foreign == who
+
+
+def test_on_the_host_a_process_that_had_started_cuda_before_is_known_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gpu = FakeGpu(processes={5: 2**30, os.getpid(): 2**30})
+    gpus = Gpus(monkeypatch, gpu)
+    monkeypatch.setattr(nvml, "_own", nvml._UNSEEN)
+    with gpus.watch() as watch:
+        gpu.work = [(pid, gpus.machine.clock() + 0.5, share) for pid, share in ((os.getpid(), 60), (5, 4))]
+        gpus.machine.passes(1)
+        assert watch.look() == ""
+    assert watch.seen.gpus[0].foreign == pytest.approx(0.04)
 
 
 def test_memory_errors_count_from_when_the_watch_began(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -344,10 +378,12 @@ ALL = ["sm_mhz", "memory_mhz", "celsius", "slowed", "capped", "foreign", "memory
         ("nvmlDeviceGetHandleByUUID", pynvml.NVML_ERROR_NO_PERMISSION, ALL),
         ("nvmlDeviceGetClockInfo", REFUSED, ["sm_mhz", "memory_mhz"]),
         ("nvmlDeviceGetTemperature", REFUSED, ["celsius"]),
-        ("nvmlDeviceGetCurrentClocksThrottleReasons", REFUSED, ["slowed", "capped"]),
+        ("nvmlDeviceGetCurrentClocksEventReasons", pynvml.NVML_ERROR_FUNCTION_NOT_FOUND, []),
+        ("nvmlDeviceGetCurrentClocksThrottleReasons", pynvml.NVML_ERROR_FUNCTION_NOT_FOUND, []),
         ("nvmlDeviceGetTotalEccErrors", REFUSED, ["memory_errors"]),
         ("nvmlDeviceGetProcessUtilization", pynvml.NVML_ERROR_NO_PERMISSION, ["foreign"]),
         ("nvmlDeviceGetComputeRunningProcesses", REFUSED, []),
+        ("nvmlDeviceGetGraphicsRunningProcesses", REFUSED, []),
         ("nvmlDeviceIsMigDeviceHandle", pynvml.NVML_ERROR_FUNCTION_NOT_FOUND, []),
     ],
 )
@@ -367,6 +403,24 @@ def test_what_nvml_refuses_is_unknown_with_its_reason_and_the_rest_is_seen(
     assert [name for name in ALL if isinstance(getattr(seen, name), Unknown)] == unseen
     assert all(str(pynvml.NVMLError(number)) in getattr(seen, name).reason for name in unseen)
     assert gpus.nvml.open == 0
+
+
+def test_clocks_whose_reasons_no_driver_tells_are_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"nvmlDeviceGetCurrentClocks{name}Reasons" for name in ("Event", "Throttle")]
+    gpus = Gpus(monkeypatch, FakeGpu(), **dict.fromkeys(names, REFUSED))
+    with gpus.watch() as watch:
+        gpus.machine.passes(1)
+        assert watch.look() == ""
+    assert watch.unseen == ("heat and power brakes could not be seen on cuda:0 (NVML: Not Supported)",)
+    assert isinstance(watch.seen.gpus[0].capped, Unknown)
+
+
+def test_a_neighbour_that_draws_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus = Gpus(monkeypatch, gpu := FakeGpu(drawing=[5]))
+    with gpus.watch() as watch:
+        gpu.work = [(5, gpus.machine.clock() + 0.5, 30)]
+        gpus.machine.passes(1)
+        assert watch.look() == "other processes kept cuda:0 busy for 30 % of the time"
 
 
 def test_an_older_torch_that_knows_no_ids_of_gpus_is_measured_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

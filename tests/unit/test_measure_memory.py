@@ -336,7 +336,7 @@ def test_memory_of_this_process_is_summed_over_gpus(monkeypatch, on_gpu):
 
 
 def test_memory_of_a_process_in_a_container_is_that_of_whom_nvml_calls_so(monkeypatch, on_gpu):
-    monkeypatch.setattr(nvml, "own_pid", lambda: 4242)
+    monkeypatch.setattr(nvml, "_own", 4242)
     Nvml(monkeypatch, processes=([process(4242, 5 * MIB), process(os.getpid(), 9 * MIB)],))
     assert process_gpu_bytes(on_gpu) == 5 * MIB
 

@@ -136,7 +136,7 @@ class Disturbed(Unwatched):
         self.found = iter(found)
         self.forgotten: list[int] = []
 
-    def look(self) -> str | None:
+    def look(self, *, ended: bool = False) -> str | None:
         return next(self.found, "")
 
     def forget(self, rounds: int = 0) -> None:
@@ -169,8 +169,13 @@ def test_rounds_too_short_to_tell_are_judged_together_when_it_can_be_told():
 
 def test_half_the_time_at_most_goes_into_rounds_that_do_not_count():
     watch = Disturbed(*["heat"] * 100)
-    assert rounds_kept(Serving(1.0), watch, max_time=10.0, looks=Looks(Need.PRECISION)) == [4, 5, 6, 7, 8, 9]
-    assert watch.forgotten == [1, 1, 1, 1]
+    assert rounds_kept(Serving(1.0), watch, max_time=10.0, looks=Looks(Need.PRECISION)) == [5, 6, 7, 8, 9]
+    assert watch.forgotten == [1, 1, 1, 1, 1]
+
+
+def test_late_disturbances_are_made_good_like_early_ones():
+    watch = Disturbed(*[""] * 8, "heat", "", "heat")
+    assert rounds_kept(Serving(1.0), watch, rounds=10) == [0, 1, 2, 3, 4, 5, 6, 7, 9, 11]
 
 
 def test_a_machine_that_is_disturbed_all_the_time_is_measured_all_the_same():

@@ -46,6 +46,16 @@ def test_before_cuda_was_started_it_is_unknown() -> None:
     assert isinstance(nvml.own_pid(), Unknown)
 
 
+def test_whom_nobody_saw_come_is_known_where_its_own_number_is_listed() -> None:
+    assert nvml.own_pid({OTHER, os.getpid()}) == os.getpid()
+    assert isinstance(nvml.own_pid({OTHER}), Unknown)
+
+
+def test_who_was_seen_to_come_is_no_namesake_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    recognised(monkeypatch, 31337)
+    assert nvml.own_pid({os.getpid(), 31337}) == 31337
+
+
 def test_on_the_host_it_has_its_own_number(monkeypatch: pytest.MonkeyPatch) -> None:
     assert recognised(monkeypatch, os.getpid(), 12345) == os.getpid()
 
@@ -79,13 +89,18 @@ def test_where_nvml_refuses_it_is_unknown_and_cuda_is_started(monkeypatch: pytes
 
 @pytest.fixture
 def cuda(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A torch with two GPUs; notes what is asked of it."""
+    """A torch with two GPUs; notes what starts CUDA."""
     asked: list[str] = []
+
+    def current_device() -> int:
+        asked.append("current_device")
+        return 0
+
     answers = {
         "get_device_properties": lambda index: SimpleNamespace(uuid="ab"[index]),
         "is_available": lambda: True,
         "device_count": lambda: 2,
-        "current_device": lambda: 0,
+        "current_device": current_device,
         "is_initialized": lambda: bool(asked),
         "synchronize": asked.append,
     }
@@ -94,19 +109,22 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return asked
 
 
-def test_a_process_is_recognised_when_it_first_asks_for_a_gpu(monkeypatch: pytest.MonkeyPatch, cuda: list[str]) -> None:
+@pytest.mark.parametrize(("asked", "place"), [("cuda:1", "cuda:1"), ("cuda:0", "cuda:0"), ("cuda", "cuda:0")])
+def test_a_process_is_recognised_when_it_first_asks_for_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, cuda: list[str], asked: str, place: str
+) -> None:
     gpus = [FakeGpu("GPU-a", processes={OTHER: 1}), FakeGpu("GPU-b")]
     FakeNvml(gpus).install(monkeypatch)
 
     def starts(name: str) -> None:
         cuda.append(name)
-        gpus[1].processes[31337] = 2**30
+        gpus[int(name[-1])].processes[31337] = 2**30
 
     monkeypatch.setattr(torch.cuda, "synchronize", starts)
-    assert device_of("cuda:1").name == "cuda:1"
+    assert device_of(asked).name == place
     assert nvml.own_pid() == 31337
-    device_of("cuda:0")
-    assert cuda == ["cuda:1"], "it is started once"
+    device_of("cuda:1")
+    assert cuda == [place], "it is started once, with NVML looking on"
 
 
 def test_where_cuda_runs_already_nothing_is_started_and_who_it_is_stays_unknown(

@@ -76,6 +76,7 @@ class FakeCuda:
             "device_count": lambda: self.count,
             "is_available": lambda: self.count > 0,
             "current_device": lambda: self.current,
+            "is_initialized": lambda: True,
         }
         for name, replacement in replaced.items():
             monkeypatch.setattr(torch.cuda, name, replacement)

@@ -51,7 +51,7 @@ def nvml(monkeypatch):
     first = FakeGpu("GPU-uuid-0", processes={own: 120 * GIB, 77: GIB, 4242: 18 * GIB})
     second = FakeGpu("MIG-uuid-1", processes={77: 2 * GIB, 78: None})
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(uuid=f"uuid-{index}"))
-    monkeypatch.setattr(shortage.nvml, "own_pid", lambda: own)
+    monkeypatch.setattr(shortage.nvml, "_own", own)
     return FakeNvml([first, second]).install(monkeypatch)
 
 
@@ -72,8 +72,9 @@ def test_where_there_are_no_others_nothing_is_told_of_them(nvml):
     assert len(list(shortage.of_device(GPUS))) == 2
 
 
-def test_why_others_cannot_be_told_is_told(monkeypatch):
-    monkeypatch.setattr(shortage.nvml, "own_pid", lambda: Unknown("NVML lists the host's process ids"))
+def test_why_others_cannot_be_told_is_told(monkeypatch, nvml):
+    nvml.gpus[0].processes = {77: GIB}
+    monkeypatch.setattr(shortage.nvml, "_own", Unknown("NVML lists the host's process ids"))
     assert list(shortage.of_device(GPUS))[-1] == ("other processes: unknown, NVML lists the host's process ids")
 
 
@@ -139,7 +140,7 @@ def test_the_picture_in_the_docs_is_what_one_looks_like(monkeypatch):
     gpu = FakeGpu("GPU-uuid-0", processes={os.getpid(): 120 * GIB, 4242: int(19.4 * GIB)})
     FakeNvml([gpu]).install(monkeypatch)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(uuid=f"uuid-{index}"))
-    monkeypatch.setattr(shortage.nvml, "own_pid", os.getpid)
+    monkeypatch.setattr(shortage.nvml, "_own", os.getpid())
     target = FakeTarget(FakeClock(), weights=int(474.7 * MIB), model=SimpleNamespace(config=GPT2Config()))
     error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 11.25 GiB. GPU 0 has …")
     message = (
