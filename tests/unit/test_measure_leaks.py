@@ -117,7 +117,7 @@ def test_a_real_model_beside_which_memory_leaks(leaks: bool) -> None:
     generate, kept = target.model.generate, []
 
     def serve(**arguments):
-        kept.append(b"\1" * (2 * MIB if leaks else 1))
+        kept.append(b"\1" * (8 * MIB if leaks else 1))
         return generate(**arguments)
 
     target.model.generate = serve

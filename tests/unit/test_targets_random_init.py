@@ -206,8 +206,8 @@ def test_load_options_that_only_a_checkpoint_has_are_refused(load):
 
 
 def test_a_model_that_cannot_fit_is_refused_before_it_is_built(monkeypatch):
-    memory = namedtuple("memory", "available")
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory(100_000))
+    memory = namedtuple("memory", "total available")
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory(200_000, 100_000))
     monkeypatch.setattr("pytest_llmperf.targets.random_init.load", None)  # would be called in vain
     with pytest.raises(TargetError) as caught:
         TargetCache().load(GPT2, CPU)
