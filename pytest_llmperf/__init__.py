@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from pytest_llmperf.model import Measurement, Profile, Workload
     from pytest_llmperf.scaling import Scaling
     from pytest_llmperf.session import Llm
-    from pytest_llmperf.targets import endpoint, random_weights, stream
+    from pytest_llmperf.targets.endpoint import endpoint
+    from pytest_llmperf.targets.references import random_weights
+    from pytest_llmperf.targets.stream import stream
 
     acceptance_rate: Expression
     activations_mib: Expression

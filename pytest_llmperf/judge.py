@@ -31,11 +31,12 @@ def judge(evidence: Evidence, gate: Gate | None, *, judged: bool = True) -> Resu
     order = list(metrics.CATALOGUE)
     rows += [row for name in order if (name, "median") not in shown and (row := reading(name, measurement))]
     environment = measurement.environment
+    ranks = environment.versions.get("ranks")
     result = Result(
         key=evidence.key,
         target=measurement.target,
         workload=measurement.workload,
-        device=f"{environment.device} {environment.device_name}",
+        device=f"{environment.device} {environment.device_name}{f', {ranks} ranks' if ranks else ''}",
         rounds=len(measurement.rounds),
         rows=tuple(rows),
         label=evidence.label,

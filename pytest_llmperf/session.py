@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_llmperf import metrics
+from pytest_llmperf import metrics, ranks
 from pytest_llmperf.baselines.environment import environment_of
 from pytest_llmperf.errors import NoRoomError, OutOfMemoryTargetError, UsageError, forget_frames
 from pytest_llmperf.measure import Effort, Need, alone, measure, profile_of, with_room
@@ -156,12 +156,13 @@ class Session:
                     measurement = measured(by_itself)
         finally:
             self.progress("")
-        evidence.measurement = measurement
+        evidence.measurement = ranks.agreed(measurement)
         return evidence
 
     def _watching(self, target: Target, threads: int | None) -> AbstractContextManager[Watch]:
         in_turns = self.against is not None or self.line is not None
-        shared = _BASE_TOO if in_turns else _SERVER_TOO if isinstance(target, Served) else None
+        beside = _SERVER_TOO if isinstance(target, Served) else _RANKS_TOO if ranks.world() > 1 else None
+        shared = _BASE_TOO if in_turns else beside
         return watching(target.device.names, threads or 1, shared)
 
     def judge(self, evidence: Evidence) -> Result:
@@ -213,6 +214,7 @@ class Session:
 
 
 _BASE_TOO = Unknown("base and head took turns meanwhile")
+_RANKS_TOO = Unknown("the other ranks are processes of their own")
 _SERVER_TOO = Unknown("the server is another process itself")
 NOT_MEASURED = Measurement(target="", workload=Settings().workload, rounds=())
 

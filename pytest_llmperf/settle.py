@@ -38,6 +38,10 @@ class Fresh(Protocol):
         """Let `pair` compare with this commit from now on; what it is called."""
         ...
 
+    def refused(self) -> str:
+        """Why no process of head can be started; empty where one can."""
+        ...
+
     def spent(self) -> str:
         """Why there is no time for more pairs; empty where there is."""
         ...
@@ -111,7 +115,7 @@ class Settling:
             nonlocal measured
             measured = self._fresh.again(self._test)
 
-        if reason := self._tried("measuring again in a fresh process", again):
+        if reason := self._fresh.refused() or self._tried("measuring again in a fresh process", again):
             for evidence in self._evidences.values():
                 evidence.unconfirmed = reason
             return

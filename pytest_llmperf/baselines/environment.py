@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pytest_llmperf import cgroup, nvml
+from pytest_llmperf import cgroup, nvml, ranks
 from pytest_llmperf.errors import UsageError
 from pytest_llmperf.git import ask
 from pytest_llmperf.model import Environment, Unknown
@@ -30,13 +30,14 @@ def environment_of(target: Target, threads: int | None) -> Environment:
     software: Mapping[str, str] = {"python": platform.python_version(), **versions()}
     if isinstance(target, Served):
         own, software = None, target.versions
+    together = {"ranks": str(ranks.world())} if ranks.world() > 1 else {}
     return Environment(
         device=device,
         device_name=device_name(device),
         hardware=hardware(device),
         dtype=target.dtype,
         threads=own,
-        versions=software,
+        versions={**software, **together},
         machine=machine(device),
     )
 
@@ -70,6 +71,7 @@ def hardware(device: str) -> str:
     """What makes figures comparable: `cuda-nvidia-h200-x1`, `cpu-amd-epyc-2c`, `mps-apple-m2`.
 
     Of a GPU with MIG the slice belongs to its name; power limits do not, and are recorded beside the figures.
+    Several ranks are all that they run on together: `cuda-nvidia-h200-x2`, `cpu-amd-epyc-2c-x2`.
     A server on this machine may use all of its GPUs: `served-cuda-nvidia-h200-x8`, `served-cpu-amd-epyc-2c`. Of
     others nothing is known but what they were said to run on, or their name.
     """
@@ -79,10 +81,11 @@ def hardware(device: str) -> str:
     if device.startswith(_SERVED):
         return f"served-{_slug(device.removeprefix(_SERVED))}"
     if device.startswith("cuda"):
-        return _cuda_key(_cuda_names(device))
+        return _cuda_key([name for names in ranks.gathered(_cuda_names(device)) for name in names])
+    together = f"-x{ranks.world()}" if ranks.world() > 1 else ""
     if device == "mps":
-        return f"mps-{_slug(cpu_model())}"
-    return f"cpu-{_slug(cpu_model())}-{_short(cores())}c"
+        return f"mps-{_slug(cpu_model())}{together}"
+    return f"cpu-{_slug(cpu_model())}-{_short(cores())}c{together}"
 
 
 def machine(device: str) -> Mapping[str, str]:

@@ -9,8 +9,8 @@ from pytest_llmperf.metrics import CATALOGUE, Kind
 if TYPE_CHECKING:
     from pytest_llmperf.baselines.schema import Session
 
-GATING_VERSIONS = ("torch", "transformers")
-"""Counted metrics hold for these versions."""
+GATING_VERSIONS = ("torch", "transformers", "ranks")
+"""Counted metrics hold for these versions, and for as many ranks where there are several."""
 _FOLDER = "exact-"
 
 

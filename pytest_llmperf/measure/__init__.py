@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from pytest_llmperf import metrics
+from pytest_llmperf import metrics, ranks
 from pytest_llmperf.collector import collector_quiet
 from pytest_llmperf.errors import OutOfMemoryTargetError, forget_frames
 from pytest_llmperf.measure import served
@@ -34,11 +34,13 @@ from pytest_llmperf.model import (
     Unknown,
     Workload,
 )
+from pytest_llmperf.parts import conditions_of, summed
 from pytest_llmperf.profiling.busy import busy
 from pytest_llmperf.profiling.counters import PROFILED_TOKENS, compilations, count
 from pytest_llmperf.profiling.roofline import under_ceilings
 from pytest_llmperf.profiling.traces import untraced
 from pytest_llmperf.targets import Clock, Request, Served, Target
+from pytest_llmperf.targets.parallel import of_all_ranks
 
 __all__ = [
     "Effort",
@@ -131,10 +133,12 @@ def measure(
     remote = target if isinstance(target, Served) else None
     if remote is not None:
         load = _RUNNING
+    target = of_all_ranks(target)
     target.begin()
     file = trace and trace()  # its folder is made before any time goes into measuring
     upcoming = requests(target, workload)
     serve = with_room(server(target, workload, upcoming, clock), make_room)
+    told = ranks.shared(clock)
     with torch_threads(effort.threads):
         if effort.smoke:
             rounds, warm, memory, counts, conditions = [serve()], [], Memory(), Counts(), Conditions()
@@ -142,15 +146,15 @@ def measure(
         else:
             progress("warming up")
             with peak_rss() as rss:
-                warm = warm_up(serve, effort, clock)
+                warm = warm_up(serve, effort, told)
             if watch.look() is not None:
                 watch.forget()
             prefills = requests(target, dataclasses.replace(workload, output_tokens=1), _FIRST_PREFILL)
             compiled = compilations()
-            rounds = taken(Serving(target, workload, effort, upcoming, prefills, serve, warm, clock, progress, watch))
+            rounds = taken(Serving(target, workload, effort, upcoming, prefills, serve, warm, told, progress, watch))
             compiled = compilations() - compiled
             watch.look()
-            conditions = watch.seen
+            conditions = conditions_of(ranks.gathered(watch.seen))
             leaking = leak_note(rounds, target.device)
             if remote is not None:
                 memory, counts = served.passes(remote)
@@ -158,6 +162,7 @@ def measure(
                 passes = _Passes(target, workload, effort, rounds[-1], clock, progress)
                 memory = dataclasses.replace(passes.memory(next(upcoming)), peak_rss=rss.value)
                 counts = passes.counts(memory, compiled, file)
+                memory = summed(ranks.gathered(memory))
     notes = (_slowed(), leaking) if remote is None else served.notes(remote, rounds)
     without_trace = untraced(file, counts.prefill.ops) if file is not None else ""
     fresh = not isinstance(load, Unknown)
@@ -227,11 +232,12 @@ def profile_of(target: Target, workload: Workload, threads: int | None, trace: P
     """The operators of a request's first tokens, after one that warms up."""
     from pytest_llmperf.profiling.operators import profile
 
+    target = of_all_ranks(target)
     target.begin()
     with torch_threads(threads):
         request = target.request(workload, _COUNTED).shorter(PROFILED_TOKENS)
         target.run(request, time.perf_counter)
-        seen = profile(target, request, trace)
+        seen = ranks.agreed(profile(target, request, trace))
     return Profile.of(target.id, workload, seen.prefill, seen.decode)
 
 

@@ -9,8 +9,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from pytest_llmperf import cgroup, nvml
+from pytest_llmperf import cgroup, nvml, ranks
 from pytest_llmperf.model import Conditions, Gpu, Range, Round, Unknown
+from pytest_llmperf.parts import total
 
 Value = TypeVar("Value")
 
@@ -66,7 +67,7 @@ class Watch(Unwatched):
         self._before, self._since = _Account.now(), time.time()
 
     def look(self) -> str | None:
-        if time.monotonic() - self._before.wall < SHORTEST_S:
+        if ranks.agreed(time.monotonic() - self._before.wall < SHORTEST_S):
             return None
         now = _Account.now()
         stretch = self._before.until(now)
@@ -74,7 +75,7 @@ class Watch(Unwatched):
         stretch = replace(stretch, foreign=self._shared or stretch.foreign, gpus=gpus)
         self._stretches.append((now.wall - self._before.wall, stretch))
         self._before, self._since = now, time.time()
-        return stretch.disturbance(self._threads)
+        return next(filter(None, ranks.gathered(stretch.disturbance(self._threads))), "")
 
     def forget(self, rounds: int = 0) -> None:
         self._stretches.pop()
@@ -97,7 +98,8 @@ class Watch(Unwatched):
         return tuple(f"{' and '.join(might)} {where}" for where, might in told.items())
 
     def energy(self) -> float | Unknown:
-        return _all([gpu.energy() for gpu in self._gpus], sum) if self._gpus else _NO_ENERGY
+        own = _all([gpu.energy() for gpu in self._gpus], sum) if self._gpus else _NO_ENERGY
+        return total(ranks.gathered(own))
 
 
 @contextmanager

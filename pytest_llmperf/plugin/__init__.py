@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_llmperf import ranks
 from pytest_llmperf.errors import UsageError
 from pytest_llmperf.mark import marker_help
 from pytest_llmperf.plugin.benchmark import LeftOut, Publishing, only_benchmarks, publishing_flags
@@ -31,6 +32,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add_options(parser)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    if ranks.rank() > 0:
+        from pytest_llmperf.plugin.child import WRITING, silence
+
+        silence(config, WRITING)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", marker_help())
     try:
@@ -40,7 +49,12 @@ def pytest_configure(config: pytest.Config) -> None:
     collected = Collected(config)
     seen = Seen(config, collected)
     config.pluginmanager.register(collected, "llmperf-collected")
-    config.pluginmanager.register(seen, "llmperf-seen")
+    if ranks.world() > 1:
+        from pytest_llmperf.plugin.rank import Rank
+
+        config.pluginmanager.register(Rank(), "llmperf-rank")
+    if ranks.rank() == 0:
+        config.pluginmanager.register(seen, "llmperf-seen")
     if flag := only_benchmarks(config):
         config.pluginmanager.register(LeftOut(flag), "llmperf-left-out")
     if flags := publishing_flags(config):

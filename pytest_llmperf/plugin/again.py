@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from pytest_llmperf import ranks
 from pytest_llmperf.baselines import schema
 from pytest_llmperf.duet.compare import PairTaken, one_after_the_other
 from pytest_llmperf.duet.repository import Base, commit_here
@@ -85,6 +86,9 @@ class FreshProcesses:
             self._confirming[commit] = checked_out(self._config, base, "base", [], self._tell)
         self._current = self._confirming[commit]
         return self._current.said
+
+    def refused(self) -> str:
+        return "under torchrun that takes fresh processes of all ranks" if ranks.world() > 1 else ""
 
     def spent(self) -> str:
         budget = option(self._config, "budget")

@@ -19,7 +19,21 @@ from pytest_llmperf.targets import Reference
 CHILD = pytest.StashKey["Child"]()
 """Set in a process that another one started: who started it judges."""
 
+WRITING: dict[str, Any] = {
+    "log_file": os.devnull,
+    "xmlpath": None,
+    "htmlpath": None,
+    "report_log": None,
+    "pastebin": None,
+    "json_report": False,
+    "benchmark_json": None,
+    "benchmark_save": None,
+    "benchmark_autosave": None,
+}
+"""Options that write files, so that they do not."""
+
 _SILENT: dict[str, Any] = {
+    **WRITING,
     "keyword": "",
     "markexpr": "",
     "deselect": None,
@@ -38,17 +52,8 @@ _SILENT: dict[str, Any] = {
     "tx": [],
     "looponfail": False,
     "cacheclear": False,
-    "log_file": os.devnull,
     "reportchars": "fEs",
     "no_summary": False,
-    "xmlpath": None,
-    "htmlpath": None,
-    "report_log": None,
-    "pastebin": None,
-    "json_report": False,
-    "benchmark_json": None,
-    "benchmark_save": None,
-    "benchmark_autosave": None,
     "benchmark_compare": None,
     "benchmark_compare_fail": None,
     "benchmark_histogram": None,
@@ -60,6 +65,13 @@ _SILENT: dict[str, Any] = {
     "llmperf_against": None,
 }
 """Options that choose among tests, spread them, write files, or hide why a test failed, so that they do not."""
+
+
+def silence(config: pytest.Config, options: Mapping[str, Any]) -> None:
+    """Set those of them that there are."""
+    for name, value in options.items():
+        if hasattr(config.option, name):
+            setattr(config.option, name, value)
 
 
 class Child:
@@ -84,9 +96,7 @@ class Child:
     def pytest_cmdline_main(self, config: pytest.Config) -> None:
         config.stash[CHILD] = self
         config.args[:] = self.request["tests"]
-        for name, value in {**_SILENT, "basetemp": self.request["basetemp"]}.items():
-            if hasattr(config.option, name):
-                setattr(config.option, name, value)
+        silence(config, {**_SILENT, "basetemp": self.request["basetemp"]})
         for name, text in self.request.get("options", {}).items():
             setattr(config.option, name, text)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from pytest_llmperf import ranks
 from pytest_llmperf.errors import UsageError, did_you_mean
 from pytest_llmperf.options import OPTIONS, choose
 
@@ -98,6 +99,8 @@ def check_options(config: pytest.Config) -> None:
         check_html(f"--llmperf-html={option(config, 'html')}")
     _check_recording(config)
     _check_duet(config)
+    if ranks.world() > 1:
+        _check_ranks(config)
     if option(config, "prune"):
         _check_full_run(config)
     if names := option(config, "gate"):
@@ -161,6 +164,18 @@ def _check_duet(config: pytest.Config) -> None:
         raise UsageError(f"{flag} with --llmperf={option(config, 'mode')}: nothing is measured that could be compared")
     if config.getoption("numprocesses", None) or config.getoption("dist", "no") != "no":
         raise UsageError(f"{flag} with -n: base and head take turns, which other workers would disturb; add -n0")
+
+
+def _check_ranks(config: pytest.Config) -> None:
+    """Whatever starts processes of its own would have to start them in all ranks."""
+    if against := option(config, "against"):
+        raise UsageError(f"--llmperf-against={against} under torchrun: base would need ranks of its own; leave it out")
+    if (sessions := option(config, "sessions")) > 1:
+        raise UsageError(
+            f"--llmperf-sessions={sessions} under torchrun: record one, and call it again with --llmperf-append"
+        )
+    if config.getoption("numprocesses", None) or config.getoption("dist", "no") != "no":
+        raise UsageError("-n under torchrun: the ranks serve one model together, and take the same test; add -n0")
 
 
 _FILTERS = {

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from pytest_llmperf import ranks
 from pytest_llmperf.against import Against
 from pytest_llmperf.baselines.environment import commit, cpu_model, nvidia_gpus, versions
 from pytest_llmperf.baselines.store import Store
@@ -48,7 +49,8 @@ class Running:
         self._progress = Progress(config)
         smoke = option(config, "mode") == "smoke"
         self._opposite = None if smoke else _opposite(config, measuring, self._progress)
-        self._fresh = None if smoke or CHILD in config.stash else FreshProcesses(config, self._opposite, self._progress)
+        judged = CHILD not in config.stash and ranks.rank() == 0
+        self._fresh = FreshProcesses(config, self._opposite, self._progress) if judged and not smoke else None
         child = config.stash.get(CHILD, Child({}))
         self._session = Session(
             Defaults(
@@ -59,7 +61,7 @@ class Running:
                 max_time=option(config, "max_time"),
                 smoke=smoke,
                 profile=option(config, "profile"),
-                traces=None if CHILD in config.stash else traces_folder(config),
+                traces=traces_folder(config) if judged else None,
                 price_per_hour=option(config, "price_per_hour") or Measurement.price_per_hour,
             ),
             progress=self._progress,
@@ -132,23 +134,24 @@ class Running:
         llm = item.stash.get(LLM, None)
         if llm is not None and llm.measured:
             with self._told_plainly():
-                item.stash[RESULTS] = llm.settled()
-            self._judge(item, item.stash[RESULTS])
+                item.stash[RESULTS] = llm.settled() if ranks.rank() == 0 else []
+                told = ranks.agreed(self._failure(item.stash[RESULTS]))
+            if told:
+                item.stash[FAILED_HERE] = True
+                pytest.fail(told, pytrace=False)
         elif measures(item) and not (llm is not None and llm.profiles and not llm.limited):
             why = "has limits" if llm is not None and llm.profiles else "asked to measure, by its mark or fixture,"
             nothing = f"{item.nodeid} {why} and measured nothing: call llm.measure()"
             pytest.fail("\n".join(filter(None, [nothing, _hiding_hint(item)])), pytrace=False)
         return outcome
 
-    def _judge(self, item: pytest.Item, results: list[Result]) -> None:
+    def _failure(self, results: list[Result]) -> str:
+        """What a test fails with; empty where it passes."""
         if CHILD in self._config.stash:  # who asked for it judges
-            return
+            return ""
         from pytest_llmperf.reports.terminal import failure_text
 
-        broken = [result for result in results if result.fails]
-        if broken:
-            item.stash[FAILED_HERE] = True
-            pytest.fail("\n\n".join(failure_text(result, width(self._config)) for result in broken), pytrace=False)
+        return "\n\n".join(failure_text(result, width(self._config)) for result in results if result.fails)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
@@ -290,7 +293,7 @@ def _gate(config: pytest.Config, measuring: int) -> Gate:
         recording=is_recording(config),
         force=option(config, "force"),
         processes=option(config, "sessions"),
-        confirm=option(config, "confirm") == "auto",
+        confirm=option(config, "confirm") == "auto" and ranks.world() == 1,
         explain=option(config, "profile") != "never",
     )
 

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from pytest_llmperf import ranks
 from pytest_llmperf.collector import collector_quiet
 from pytest_llmperf.errors import LlmperfError
 from pytest_llmperf.model import Counts, Phase, Unknown, Work
+from pytest_llmperf.parts import total
 from pytest_llmperf.profiling import NO_OPERATOR, NO_PRODUCT, NOT_BY_TOKEN, NOT_IN_DECODE, ONE_TOKEN
 from pytest_llmperf.profiling.busy import busy
 from pytest_llmperf.targets import Request, Target
@@ -34,10 +36,10 @@ def count(
     compiles: int | Unknown = Counts.compiles,
     trace: Path | None = None,
 ) -> Counts:
-    """What the target does for this request, apart from timing.
+    """What the target does for this request, apart from timing: work in all ranks together, operators in rank 0.
 
     Args:
-        kv_cache: bytes of its cache after the last token.
+        kv_cache: bytes of its cache after the last token, in this rank.
         timely: whether there is time to serve it once more, with so many output tokens.
         compiles: what was compiled in this process while it was timed.
         trace: where a Chrome trace of the profile goes.
@@ -54,12 +56,14 @@ def count(
 
     with collector_quiet():
         whole = timely(request.workload.output_tokens)
-        counted = _tried(lambda: work(target, request), Counted.unseen) if whole else Counted.unseen(_NO_TIME)
+        own = _tried(lambda: work(target, request), Counted.unseen) if whole else Counted.unseen(_NO_TIME)
+        counted = Counted.of_all(ranks.gathered(own))
         if (why := counted.prefill.flops) in _ELSEWHERE and isinstance(why, Unknown):
             return unseen(why, kv_cache, compiles)
         if not timely(PROFILED_TOKENS):
             return unseen(_NO_TIME, kv_cache)
         profiled = _tried(lambda: profile(target, request.shorter(PROFILED_TOKENS), trace), Profiled.unseen)
+        profiled = ranks.agreed(profiled)
         by_token = NOT_BY_TOKEN not in (counted.prefill.flops, profiled.prefill.ops)
         growth = _tried(lambda: _cache_growth(target, request, kv_cache if by_token else NOT_BY_TOKEN), lambda why: why)
     return Counts(
@@ -68,7 +72,7 @@ def count(
         prefill_work=counted.prefill,
         decode_work=counted.decode,
         flops_by_step=counted.flops_by_step,
-        cache_growth=growth,
+        cache_growth=total(ranks.gathered(growth)),
         compiles=compiles if target.model is not None or compiles else _why_unseen(profiled.prefill.ops, compiles),
     )
 

@@ -23,8 +23,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from pytest_llmperf.model import Unknown, Work
+from pytest_llmperf.parts import summed
 from pytest_llmperf.profiling import NO_OPERATOR, NO_PRODUCT, NOT_BY_TOKEN, NOT_IN_DECODE, ONE_TOKEN
 from pytest_llmperf.targets import Request, Target
+from pytest_llmperf.targets.tensors import own_part
 
 Formula = Callable[..., int]
 """`(*args, out_val, **kwargs)` of an operator, as it was called, to FLOPs."""
@@ -140,11 +142,13 @@ class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch ha
         super().__init__()  # type: ignore[no-untyped-call]  # nor here
         self._tally = tally
         self._formulas = _formulas()
-        self._weights = {tensor.untyped_storage().data_ptr() for tensor in weights}
+        self._weights = {own_part(tensor).untyped_storage().data_ptr() for tensor in weights}
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
+        if any(each.__module__.startswith("torch.distributed.") for each in types):
+            return NotImplemented  # by DTensors the work of all ranks: what they hand on is that of this one
         kwargs = kwargs or {}
         formula = self._formulas.get(getattr(func, "overloadpacket", func))
         higher = isinstance(func, HigherOrderOperator)  # it takes functions, which then run out of our sight
@@ -224,6 +228,16 @@ class Counted:
     @classmethod
     def unseen(cls, why: Unknown) -> Counted:
         return cls(Work(why, why), Work(why, why))
+
+    @classmethod
+    def of_all(cls, parts: Sequence[Counted]) -> Counted:
+        """The work that ranks share."""
+        steps = zip(*(part.flops_by_step for part in parts), strict=False)  # none where they are unknown
+        return cls(
+            summed([part.prefill for part in parts]),
+            summed([part.decode for part in parts]),
+            tuple(map(sum, steps)),
+        )
 
 
 def work(target: Target, request: Request) -> Counted:

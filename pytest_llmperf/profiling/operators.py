@@ -14,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from pytest_llmperf import ranks
 from pytest_llmperf.model import Operator, Phase, Unknown
 from pytest_llmperf.profiling import NO_OPERATOR, NOT_BY_TOKEN, NOT_IN_DECODE, ONE_TOKEN
 from pytest_llmperf.profiling.busy import busy
@@ -57,6 +58,7 @@ def profile(target: Target, request: Request, trace: Path | None = None, clock: 
 
     if occupied := busy():
         return Profiled.unseen(occupied)
+    clock = ranks.shared(clock)
 
     def mark() -> None:
         with record_function(_MARK):

@@ -9,9 +9,10 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from pytest_llmperf import metrics
+from pytest_llmperf import metrics, ranks
 from pytest_llmperf.demand import decode_bytes, prefill_bytes, prefill_flops
 from pytest_llmperf.model import Ceilings, Measurement, Sample, Unknown
+from pytest_llmperf.parts import summed
 from pytest_llmperf.profiling.probe import Probe, probe_of
 from pytest_llmperf.targets import Clock, Target
 from pytest_llmperf.units import milliseconds, percent, short_number
@@ -107,8 +108,10 @@ def under_ceilings(measurement: Measurement, target: Target, clock: Clock) -> Me
 
 
 def _ceilings(measurement: Measurement, probe: Probe, working_set: float, *, anew: bool = False) -> Ceilings:
+    """Of all ranks together, each of which reads and multiplies its part."""
     rate = _other_products(measurement) or probe.flop_rate(anew=anew)
-    return Ceilings(probe.bandwidth(working_set, anew=anew), rate)
+    own = Ceilings(probe.bandwidth(working_set / ranks.world(), anew=anew), rate)
+    return summed(ranks.gathered(own))
 
 
 def _with(measurement: Measurement, ceilings: Ceilings) -> Measurement:

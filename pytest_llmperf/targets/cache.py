@@ -8,8 +8,10 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 
+from pytest_llmperf import ranks
 from pytest_llmperf.errors import NoRoomError, OutOfMemoryTargetError, forget_frames
 from pytest_llmperf.model import Unknown
+from pytest_llmperf.parts import least
 from pytest_llmperf.targets import shortage
 from pytest_llmperf.targets.device import Device, device_of
 from pytest_llmperf.targets.protocol import LoadOptions, Reference, Served, Target
@@ -61,13 +63,13 @@ class TargetCache:
         while True:
             started = time.perf_counter()
             try:
-                target = reference.load(options)
+                target = ranks.together(lambda: reference.load(options))
                 target.device.synchronize()
-                return target, time.perf_counter() - started
+                return target, max(ranks.gathered(time.perf_counter() - started))
             except OutOfMemoryTargetError as error:
                 forget_frames(error)  # which hold the half-built model
                 if not self.let_go():
-                    facts = shortage.of_device(device_of(options.device), error.__cause__)
+                    facts = shortage.of_device(device_of(options.device, options.gpus), error.__cause__)
                     raise OutOfMemoryTargetError(
                         shortage.told(error, facts, shortage.of_others(self.gave_way))
                     ) from error
@@ -78,7 +80,7 @@ class TargetCache:
             return
         device = device_of(options.device, options.gpus)
         while True:
-            available = device.available_bytes()
+            available = least(ranks.gathered(device.available_bytes()))
             if isinstance(available, Unknown) or available >= needed * HEADROOM:
                 return
             if not self._targets:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from pytest_llmperf import ranks
 from pytest_llmperf.errors import DeviceMissingError
 from pytest_llmperf.model import Unknown
 from pytest_llmperf.names import check_gpus, device_name, gpu_indices
@@ -329,6 +330,8 @@ class Mps:
 def device_of(name: str, gpus: int | None = None) -> Device:
     """The device of that name; `auto` is the first of cuda, mps and cpu that is there.
 
+    Each rank has a GPU of its own, where none is named.
+
     Args:
         gpus: so many of them, the named or current one and then the others in their order.
 
@@ -351,6 +354,8 @@ def device_of(name: str, gpus: int | None = None) -> Device:
         if not has_mps:
             raise DeviceMissingError(f"device={name!r}: torch {torch.__version__} sees no Apple GPU here")
         return Mps()
+    if not index and ranks.world() > 1:
+        index = str(ranks.local_rank())
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     seen = f"torch {torch.__version__} sees {count} CUDA device{'s' * (count != 1)} on this machine"
     if gpus is not None and gpus > count:

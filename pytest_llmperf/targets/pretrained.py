@@ -24,6 +24,9 @@ _FIXED = {
     *("max_new_tokens", "max_length", "min_new_tokens", "min_length", "max_time", "stop_strings"),
 }
 """Fields of the generation config that the measured call decides."""
+_PARALLEL = {"tp_plan", "tp_size", "distributed_config"}
+"""Keywords by which each rank loads its part of a model, onto a device of its own."""
+_SPREAD = {"device_map", "quantization_config", *_PARALLEL}
 _PROBE_TIMEOUT_S = 5.0  # the hub's own client retries for 23 s per file where nothing answers
 
 
@@ -37,7 +40,7 @@ def load(name: str, options: LoadOptions) -> GenerateTarget:
     local_only = _check_reachable(name)
     keywords, generation = split_generation_options(options.load)
     keywords = {"dtype": options.dtype or default_dtype(device.name) or "auto", **keywords}
-    placed_by_us = not {"device_map", "tp_plan"} & keywords.keys()
+    placed_by_us = not {"device_map", *_PARALLEL} & keywords.keys()
     if placed_by_us:
         keywords = {**placement(device), **keywords}
     if local_only:
@@ -56,7 +59,7 @@ def load(name: str, options: LoadOptions) -> GenerateTarget:
 
 def weights_estimate(name: str, options: LoadOptions) -> int | Unknown:
     """Bytes of the weight files in a local folder, where nothing says that they are loaded as anything else."""
-    if options.dtype is not None or {"device_map", "quantization_config", "tp_plan"} & set(options.load):
+    if options.dtype is not None or _SPREAD & options.load.keys():
         return Unknown("the files do not say what their weights take once converted or spread")
     sizes = [file.stat().st_size for file in Path(name).glob("*.safetensors")] if Path(name).is_dir() else []
     return sum(sizes) if sizes else Unknown("the size of a Hub model is known once it is loaded")

@@ -9,13 +9,19 @@ import torch
 
 
 def storage_bytes(tensors: Iterable[torch.Tensor]) -> int:
-    """Bytes of the storages behind the tensors, each counted once; tensors on `meta` hold none."""
+    """Bytes of this process's storages behind the tensors, each counted once; tensors on `meta` hold none."""
     storages = {}
-    for tensor in tensors:
+    for tensor in map(own_part, tensors):
         if tensor.device.type != "meta":
             storage = tensor.untyped_storage()
             storages[(tensor.device, storage.data_ptr())] = storage.nbytes()
     return sum(storages.values())
+
+
+def own_part(tensor: torch.Tensor) -> torch.Tensor:
+    """What lies in this process of a tensor that is spread over several: a DTensor has no storage of its own."""
+    to_local = getattr(tensor, "to_local", None)
+    return tensor if to_local is None else to_local()
 
 
 def packed_bytes(module: Any) -> int:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from markdown_it import MarkdownIt
+from torch.distributed.run import get_args_parser
 
 from pytest_llmperf import cli
 from pytest_llmperf.baselines.environment import hardware
@@ -129,6 +130,8 @@ def check_command(suite: pytest.Pytester, command: str) -> None:
         assert arguments == ["add", "baselines"], command
     elif program == "buildkite-agent":
         assert arguments[0] in ("annotate", "artifact"), command
+    elif program == "torchrun":
+        assert get_args_parser().parse_args(arguments).training_script == "pytest", command
     elif program == "llmperf":
         cli._parser().parse_args(arguments)
     elif program == "pytest":

@@ -29,6 +29,7 @@ from pytest_llmperf.baselines.environment import (
     versions,
 )
 from tests.fakes import FakeClock, FakeTarget
+from tests.ranks import acting
 
 
 @pytest.fixture
@@ -148,6 +149,22 @@ def test_a_gpu_is_named_as_cuda_names_it(gpus, device, name):
 def test_the_hardware_of_gpus_names_each_model_and_how_many_whatever_their_order(gpus, device, key):
     gpus(*SEVERAL)
     assert hardware(device) == key
+
+
+def test_several_ranks_are_named_by_all_that_they_run_on(gpus, monkeypatch):
+    gpus(*SEVERAL)
+    monkeypatch.setattr(environment_module, "cpu_model", lambda: "AMD EPYC 7763")
+    monkeypatch.setattr(environment_module, "cores", lambda: 2.0)
+
+    def work(rank):
+        target = FakeTarget(FakeClock())
+        target.device.name = "cpu"
+        seen = environment_of(target, 1)
+        return hardware(f"cuda:{rank}"), seen.hardware, seen.versions["ranks"]
+
+    of_gpus = "cuda-nvidia-a100-sxm4-80gb-x1-nvidia-h200-x2"
+    of_cpus = "cpu-amd-epyc-7763-2c-x3", "3"
+    assert acting(monkeypatch, 3, work) == [(of_gpus, *of_cpus)] * 3
 
 
 @pytest.mark.parametrize(

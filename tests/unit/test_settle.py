@@ -59,6 +59,7 @@ class FakeFresh:
     tpot: float = 80.0
     fails: str = ""
     no_base: str = ""
+    refuses: str = ""
     budget: int = 100
     keys: tuple[str, ...] = (KEY,)
     asked: list[str] = dataclasses.field(default_factory=list)
@@ -81,6 +82,9 @@ class FakeFresh:
         if self.no_base:
             raise MeasurementError(self.no_base)
         return f"{commit[:9]} (recorded)"
+
+    def refused(self) -> str:
+        return self.refuses
 
     def spent(self) -> str:
         return "" if len(self.asked) < self.budget else "the budget is spent"
@@ -232,6 +236,14 @@ def test_what_the_stored_times_call_regressed_is_settled_with_the_commit_that_re
     assert fresh.asked[:3] == ["again", f"base {COMMIT}", "head first"]
     assert tpot_of(result).verdict is Verdict.REGRESSED
     assert tpot_of(result).comparison.note.endswith("pairs; by duet with abcdef012 (recorded)")
+
+
+def test_where_no_process_can_be_started_none_is(stored: Gate) -> None:
+    fresh = FakeFresh(refuses="under torchrun")
+    (result,) = settled(stored, fresh, slow())
+    assert (fresh.asked, result.unconfirmed) == ([], "under torchrun")
+    assert tpot_of(result).verdict is Verdict.INCONCLUSIVE
+    assert tpot_of(result).comparison.note.endswith("not measured again")
 
 
 def test_one_duet_settles_all_that_a_test_measured(stored: Gate) -> None:

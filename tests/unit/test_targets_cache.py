@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from pytest_llmperf import ranks
 from pytest_llmperf.errors import OutOfMemoryTargetError, TargetError
 from pytest_llmperf.model import Unknown
 from pytest_llmperf.targets import LoadOptions, Stream, random_weights, resolve
@@ -16,6 +17,7 @@ from pytest_llmperf.targets import cache as cache_module
 from pytest_llmperf.targets.cache import HEADROOM, TargetCache
 from pytest_llmperf.targets.device import Room
 from tests.fakes import FakeClock, FakeDevice, FakeTarget
+from tests.ranks import acting
 
 MIB = 2**20
 OPTIONS = LoadOptions()
@@ -266,6 +268,35 @@ def test_all_but_one_let_go(machine):
     assert cache.load(Named("b", machine), OPTIONS)[0] is kept
     gc.collect()
     assert machine.holds() == ["b"]
+
+
+def test_what_gives_way_in_one_rank_gives_way_in_all(monkeypatch):
+    machines = [Machine(100 * MIB), Machine(25 * MIB)]
+    monkeypatch.setattr(cache_module, "device_of", lambda name, gpus: machines[ranks.rank()])
+
+    def work(rank):
+        cache = TargetCache()
+        for name in ("one", "two", "three"):
+            cache.load(Named(name, machines[rank]), OPTIONS)
+        return machines[rank].holds()
+
+    assert acting(monkeypatch, 2, work) == [["three", "two"]] * 2
+
+
+def test_a_load_that_runs_out_of_memory_in_one_rank_is_tried_again_in_all(monkeypatch):
+    machines = [Machine(100 * MIB), Machine(100 * MIB)]
+    monkeypatch.setattr(cache_module, "device_of", lambda name, gpus: machines[ranks.rank()])
+    seconds = [0.0, 0.0]
+
+    def work(rank):
+        cache = TargetCache()
+        cache.load(Named("one", machines[rank]), OPTIONS)
+        large = Named("large", machines[rank], errors=[OutOfMemoryTargetError("no room")] * rank)
+        seconds[rank] = cache.load(large, OPTIONS)[1]
+        return len(large.loads), machines[rank].holds()
+
+    assert acting(monkeypatch, 2, work) == [(2, ["large"])] * 2
+    assert seconds[0] == seconds[1] > 0
 
 
 def test_any_other_error_of_loading_costs_no_other_target(machine):

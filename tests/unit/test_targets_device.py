@@ -223,6 +223,16 @@ def test_cuda_without_a_number_is_the_current_one(cuda: FakeCuda, asked: str, cu
     assert device.names == (name,)
 
 
+@pytest.mark.parametrize(("asked", "name"), [("auto", "cuda:1"), ("cuda", "cuda:1"), ("cuda:0", "cuda:0")])
+def test_each_rank_has_a_gpu_of_its_own(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch, asked: str, name: str) -> None:
+    for variable, value in {"RANK": "9", "WORLD_SIZE": "16", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(variable, value)
+    assert device_of(asked).name == name
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(DeviceMissingError, match="sees 2 CUDA devices"):
+        device_of("auto")
+
+
 def test_auto_takes_cuda_where_it_is(cuda: FakeCuda) -> None:
     assert device_of("auto").name == "cuda:0"
 

@@ -101,6 +101,7 @@ def test_from_pretrained_is_told_of_the_gpus_it_may_use(cuda: FakeCuda) -> None:
         ({"max_memory": {0: 1, 1: 2}}, {"device_map": "auto", "max_memory": {0: 1, 1: 2}}),
         ({"device_map": "balanced"}, {"device_map": "balanced"}),
         ({"tp_plan": "auto"}, {"tp_plan": "auto"}),
+        ({"distributed_config": {}}, {"distributed_config": {}}),
     ],
 )
 def test_where_a_folder_goes_is_for_load_to_say_first(

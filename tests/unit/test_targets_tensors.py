@@ -14,6 +14,18 @@ def test_storages_are_counted_once_and_whole():
     assert storage_bytes([torch.zeros(5, device="meta")]) == 0
 
 
+def test_of_a_tensor_spread_over_processes_only_what_lies_here_is_sized():
+    class Spread:
+        """As a DTensor is: without a storage of its own."""
+
+        device = torch.device("cpu")
+
+        def to_local(self):
+            return torch.zeros(7)
+
+    assert storage_bytes([Spread()]) == 28
+
+
 def test_tensors_are_found_however_nested_and_cycles_end():
     class Layer:
         def __init__(self, tensor):
