@@ -82,8 +82,11 @@ class Session:
         own = settings.load_options
         if settings.target is not None and not settings.target.cacheable:
             return own
+        run = self.defaults.device
+        if settings.gpus is not None and not run.startswith(("auto", "cuda")):
+            run = "cuda"  # the mark says so, and goes before options
         return LoadOptions(
-            device=choose("device", mark=settings.device, run=self.defaults.device),
+            device=choose("device", mark=settings.device, run=run),
             dtype=choose("dtype", mark=settings.dtype, run=self.defaults.dtype),
             load=settings.load,
             gpus=settings.gpus,

@@ -506,6 +506,8 @@ def test_marks_go_before_options_in_effort(defaults, keywords, rounds, threads):
         (Defaults(), {}, "auto", None),
         (Defaults(device="cpu", dtype="bfloat16"), {}, "cpu", "bfloat16"),
         (Defaults(device="cuda", dtype="bfloat16"), {"device": "cpu", "dtype": "fp16"}, "cpu", "float16"),
+        (Defaults(device="cpu"), {"gpus": 2}, "cuda", None),
+        (Defaults(device="cuda:1"), {"gpus": 2}, "cuda:1", None),
     ],
 )
 def test_marks_go_before_options_in_loading(defaults, keywords, device, dtype):
