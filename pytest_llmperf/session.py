@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -73,6 +74,8 @@ class Session:
     locate: Callable[[Reference], Reference] = lambda reference: reference
     """Where a target lies that base names: what git ignores is in head's checkout only."""
     targets: TargetCache = field(init=False)
+    _turn: AbstractContextManager[object] = field(default_factory=threading.RLock, init=False, repr=False)
+    """Threads of a test take turns: they would disturb each other, and torch has but one profiler."""
 
     def __post_init__(self) -> None:
         self.targets = TargetCache(lambda stage: self.progress(stage))
@@ -142,6 +145,7 @@ class Session:
         by_itself = alone(lambda rounds: look(rounds, settings.limits))
         try:
             with (
+                self._turn,
                 self.exclusive(target.device.name),
                 self._shortage_told(target, settings),
                 self._watching(target, environment.threads) as watch,
@@ -186,7 +190,7 @@ class Session:
         trace = self._trace(key)
         file = trace and trace()
         try:
-            with self.exclusive(target.device.name), self._shortage_told(target, settings):
+            with self._turn, self.exclusive(target.device.name), self._shortage_told(target, settings):
                 self.progress("profiling")
                 profiled = functools.partial(profile_of, target, settings.workload, self.effort(settings).threads, file)
                 profile = with_room(profiled, functools.partial(self.targets.let_go, target))()
