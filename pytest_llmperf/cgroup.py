@@ -23,13 +23,12 @@ def withheld(root: Path = _ROOT) -> float:
 def _folders(root: Path) -> Iterator[Path]:
     """Those of the groups that this process is in, and of the groups above them."""
     try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
+        lines = Path("/proc/self/cgroup").read_text(errors="surrogateescape").splitlines()
     except OSError:
         return
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        base = root / "cpu" if "cpu" in controllers.split(",") else root
-        own = base / path.lstrip("/")
+    for line in filter(None, (re.fullmatch(r"\d+:([^:]*):(.*)", line) for line in lines)):
+        base = root / "cpu" if "cpu" in line[1].split(",") else root
+        own = base / line[2].lstrip("/")
         yield from (folder for folder in (own, *own.parents) if folder == base or base in folder.parents)
 
 
@@ -42,7 +41,10 @@ def _granted(folder: Path) -> float:
             granted, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
         except OSError:
             return math.inf
-    return math.inf if granted.strip() in ("max", "-1") else int(granted) / int(period)
+    try:
+        return math.inf if granted.strip() in ("max", "-1") else int(granted) / int(period)
+    except (ValueError, ZeroDivisionError):  # what makes no sense grants nothing, and takes nothing
+        return math.inf
 
 
 def _throttled(folder: Path) -> float:

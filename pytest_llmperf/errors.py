@@ -57,7 +57,7 @@ def forget_frames(error: BaseException) -> None:
     pending: list[BaseException | None] = [error]
     while pending:
         one = pending.pop()
-        if one is not None and one not in seen:
+        if one is not None and not any(one is other for other in seen):  # some compare badly: NVMLError does
             seen.append(one)
             traceback.clear_frames(one.__traceback__)
             pending += [one.__cause__, one.__context__]

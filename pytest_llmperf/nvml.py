@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from pytest_llmperf.model import Unknown
@@ -29,7 +29,8 @@ def opened() -> Iterator[Any | Unknown]:
     try:
         yield pynvml
     finally:
-        pynvml.nvmlShutdown()
+        with suppress(pynvml.NVMLError):  # as where a GPU was lost meanwhile: what was told before stands
+            pynvml.nvmlShutdown()
 
 
 def handles(nvml: Any) -> list[Any]:
@@ -137,7 +138,7 @@ class Gpu:
         try:
             samples = self._nvml.nvmlDeviceGetProcessUtilization(self._handle, int(since * 1e6))
         except self._nvml.NVMLError as error:
-            if error.value == self._nvml.NVML_ERROR_NOT_FOUND:  # nothing was seen to run
+            if error.value in (self._nvml.NVML_ERROR_NOT_FOUND, self._nvml.NVML_SUCCESS):  # nothing was seen to run
                 return {}
             return Unknown(f"NVML: {error}")
         shares: dict[int, float] = {}
@@ -153,8 +154,10 @@ class Gpu:
     def _asked(self, function: str, *arguments: Any) -> Any:
         try:
             return getattr(self._nvml, function)(*arguments)
-        except (self._nvml.NVMLError, AttributeError) as error:  # each version of it drops some names
+        except self._nvml.NVMLError as error:
             return Unknown(f"NVML: {error}")
+        except (AttributeError, self._nvml.NVMLLibraryMismatchError):  # each version drops or lacks some names
+            return Unknown(f"NVML: this version of it, or of its driver, has no {function}")
 
 
 def _thousandths(value: int | Unknown) -> float | Unknown:
@@ -241,7 +244,7 @@ def process_bytes(pids: Collection[int], whose: str) -> int | Unknown:
                 for process in library.nvmlDeviceGetComputeRunningProcesses(each)
                 if process.pid in pids
             ]
-        except library.NVMLError as error:
+        except (library.NVMLError, library.NVMLLibraryMismatchError) as error:
             return Unknown(f"NVML: {error}")
     if not used:
         return Unknown(f"NVML does not list {whose} (in a container it shows the host's process ids)")
@@ -283,5 +286,5 @@ def _of_each(names: Sequence[str], read: Callable[[Gpu], Told | Unknown]) -> lis
             return [library]
         try:
             return [read(Gpu(library, handle(library, int(name.partition(":")[2])))) for name in names]
-        except library.NVMLError as error:
+        except (library.NVMLError, AttributeError) as error:  # an old torch knows no uuid
             return [Unknown(f"NVML: {error}")]

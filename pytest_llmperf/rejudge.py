@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,17 +14,18 @@ from pytest_llmperf.baselines.store import Store
 from pytest_llmperf.duet.compare import PairTaken
 from pytest_llmperf.gate import Evidence, Gate
 from pytest_llmperf.judge import judge
-from pytest_llmperf.metrics import Metric
-from pytest_llmperf.model import Environment, Measurement, subject
+from pytest_llmperf.metrics import CATALOGUE, Metric
+from pytest_llmperf.model import Environment, Measurement, Unknown, subject
 from pytest_llmperf.results import Result
 from pytest_llmperf.settings import Settings
 
 
 def rejudge(basis: Basis) -> Result:
     """What the measurement comes to, by the rules it was judged by."""
+    samples = {**dict.fromkeys(CATALOGUE, _LATER), **basis.measurement.samples}
     evidence = Evidence(
         basis.test,
-        basis.measurement,
+        dataclasses.replace(basis.measurement, samples=samples),
         Settings(limits=basis.limits),
         label=basis.label,
         again=list(basis.head[1:]),
@@ -36,6 +38,9 @@ def rejudge(basis: Basis) -> Result:
     )
     gate = None if basis.rules is None else _AsKept.of(basis, basis.rules)
     return judge(evidence, gate, judged=basis.rules is not None)
+
+
+_LATER = Unknown("the report is older than this metric")
 
 
 def differences(result: Result, basis: Basis | None) -> list[str]:

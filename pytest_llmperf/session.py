@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -73,6 +74,8 @@ class Session:
     locate: Callable[[Reference], Reference] = lambda reference: reference
     """Where a target lies that base names: what git ignores is in head's checkout only."""
     targets: TargetCache = field(init=False)
+    _turn: AbstractContextManager[object] = field(default_factory=threading.RLock, init=False, repr=False)
+    """Threads of a test take turns: they would disturb each other, and torch has but one profiler."""
 
     def __post_init__(self) -> None:
         self.targets = TargetCache(lambda stage: self.progress(stage))
@@ -82,8 +85,11 @@ class Session:
         own = settings.load_options
         if settings.target is not None and not settings.target.cacheable:
             return own
+        run = self.defaults.device
+        if settings.gpus is not None and not run.startswith(("auto", "cuda")):
+            run = "cuda"  # the mark says so, and goes before options
         return LoadOptions(
-            device=choose("device", mark=settings.device, run=self.defaults.device),
+            device=choose("device", mark=settings.device, run=run),
             dtype=choose("dtype", mark=settings.dtype, run=self.defaults.dtype),
             load=settings.load,
             gpus=settings.gpus,
@@ -138,6 +144,7 @@ class Session:
         )
         try:
             with (
+                self._turn,
                 self.exclusive(target.device.name),
                 self._shortage_told(target, settings),
                 self._watching(target, environment.threads) as watch,
@@ -187,7 +194,7 @@ class Session:
         trace = self._trace(key)
         file = trace and trace()
         try:
-            with self.exclusive(target.device.name), self._shortage_told(target, settings):
+            with self._turn, self.exclusive(target.device.name), self._shortage_told(target, settings):
                 self.progress("profiling")
                 profiled = functools.partial(profile_of, target, settings.workload, self.effort(settings).threads, file)
                 profile = with_room(profiled, functools.partial(self.targets.let_go, target))()

@@ -173,8 +173,13 @@ def since(baseline: Baseline, head: Session) -> list[str]:
 
 
 def changed_around(stored: Session, head: Session) -> list[str]:
-    """What is no matter of the project's own code: versions of software, and what a machine is set to."""
-    return [*_changed(stored.versions, head.versions), *_changed(stored.machine, head.machine)]
+    """What is no matter of the project's own code: versions of software, and what a machine is set to.
+
+    Of a machine not all is recorded at all times: what only one side knows has not changed as far as anyone can tell.
+    """
+    both = stored.machine.keys() & head.machine.keys()
+    then, now = ({name: side.machine[name] for name in side.machine if name in both} for side in (stored, head))
+    return [*_changed(stored.versions, head.versions), *_changed(then, now)]
 
 
 def _changed(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -230,15 +230,20 @@ def _of_gpu(looks: Sequence[Gpu]) -> Gpu:
     def over(name: str, take: Callable[[Sequence[Any]], Any]) -> Any:
         return _all([getattr(each, name) for each in looks], take)
 
+    def seen(name: str, take: Callable[[Sequence[Any]], Any]) -> Any:
+        """What was seen once was there, whatever another look could not tell."""
+        known = [value for each in looks if not isinstance(value := getattr(each, name), Unknown)]
+        return take(known) or over(name, take)
+
     return Gpu(
         looks[0].name,
         sm_mhz=over("sm_mhz", _extremes),
         memory_mhz=over("memory_mhz", _extremes),
         celsius=over("celsius", _extremes),
-        slowed=over("slowed", lambda causes: tuple(dict.fromkeys(cause for each in causes for cause in each))),
+        slowed=seen("slowed", lambda causes: tuple(dict.fromkeys(cause for each in causes for cause in each))),
         capped=over("capped", any),
         foreign=over("foreign", max),
-        memory_errors=over("memory_errors", sum),
+        memory_errors=seen("memory_errors", sum),
     )
 
 
@@ -269,7 +274,7 @@ def _mhz() -> float | Unknown:
 
     try:
         clock = psutil.cpu_freq()
-    except (OSError, NotImplementedError, AttributeError, RuntimeError):
+    except (OSError, NotImplementedError, AttributeError, RuntimeError, ValueError, IndexError):  # of a virtual one
         clock = None
     return float(clock.current) if clock is not None and clock.current else Unknown("this system does not tell it")
 

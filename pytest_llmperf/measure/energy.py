@@ -23,9 +23,14 @@ def metered(serve: Callable[[], Round], meter: Meter) -> Callable[[], Round]:
             return replace(serve(), energy=before)
         taken = serve()
         after = meter()
-        return replace(taken, energy=after if isinstance(after, Unknown) else after - before)
+        if isinstance(after, Unknown):
+            return replace(taken, energy=after)
+        return replace(taken, energy=after - before if after >= before else _BEGUN_ANEW)
 
     return serve_and_read
+
+
+_BEGUN_ANEW = Unknown("the GPU's energy counter began anew meanwhile", by_chance=True)
 
 
 def evened(rounds: Sequence[Round]) -> list[Round]:

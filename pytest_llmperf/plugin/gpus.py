@@ -39,13 +39,13 @@ def visible() -> list[str] | None:
 
 
 def names_of(device: str) -> list[str]:
-    """What names the GPUs of a device, the same in all workers, in an order that is the same too.
+    """What names the GPUs of a device, each once, the same in all workers, in an order that is the same too.
 
     Args:
         device: `cuda:0`, or `cuda:0,1` for a target spread over GPUs.
     """
     seen = visible() or []
-    return sorted(seen[index] if index < len(seen) else str(index) for index in gpu_indices(device))
+    return sorted({seen[index] if index < len(seen) else str(index) for index in gpu_indices(device)})
 
 
 def _own_first(places: Sequence[str], own: int) -> str:

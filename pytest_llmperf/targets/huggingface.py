@@ -261,6 +261,10 @@ def adopt(module: Any, name: str, options: LoadOptions) -> GenerateTarget:
     return target
 
 
+_SHORT_OF_MEMORY = ("can't allocate memory", "out of memory", "STATUS_ALLOC_FAILED")
+"""Of the CPU's allocator; of a driver (`CUDA error: out of memory`) and of mps; of cuBLAS and its like."""
+
+
 @contextmanager
 def out_of_memory_as(message: str) -> Iterator[None]:
     """Running out of memory inside raises an OutOfMemoryTargetError with this message instead."""
@@ -269,7 +273,7 @@ def out_of_memory_as(message: str) -> Iterator[None]:
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise OutOfMemoryTargetError(message) from error
     except RuntimeError as error:
-        if "can't allocate memory" not in str(error):  # what the CPU allocator raises
+        if not any(words in str(error) for words in _SHORT_OF_MEMORY):
             raise
         raise OutOfMemoryTargetError(message) from error
 

@@ -24,7 +24,12 @@ def of_device(device: Device, error: BaseException | None = None) -> Iterator[st
     Args:
         error: of the allocator, as it was raised.
     """
-    for room in device.rooms():
+    try:
+        rooms = device.rooms()
+    except RuntimeError as another:  # as where CUDA's own context has no room: it must not take the first one's place
+        rooms = ()
+        yield f"{device.name}: unknown, {str(another).partition(chr(10))[0]}"
+    for room in rooms:
         own = ", ".join(f"{short_bytes(size)} {what}" for what, size in room.own.items())
         yield f"{room.name}: {short_bytes(room.free)} of {short_bytes(room.total)} free; own: {own}"
     if asked := _ASKED_FOR.search(str(error)):
@@ -84,7 +89,9 @@ def _largest_cache(target: Target, workload: Workload) -> int | None:
     width, dtype = getattr(text, "hidden_size", None), getattr(torch, target.dtype, None)
     if not (heads and layers and width and isinstance(dtype, torch.dtype)) or workload.prompt is not None:
         return None
-    of_head = getattr(text, "head_dim", None) or width // heads
     kept = getattr(text, "num_key_value_heads", None) or heads
+    if not all(isinstance(number, int) for number in (heads, layers, width, kept)):  # some list them by layer
+        return None
+    of_head = getattr(text, "head_dim", None) or width // heads
     tokens = workload.batch_size * (workload.prompt_tokens + workload.output_tokens)
     return int(2 * layers * kept * of_head * dtype.itemsize * tokens)

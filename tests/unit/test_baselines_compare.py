@@ -318,18 +318,31 @@ def test_memory_of_one_process_is_a_suspect() -> None:
 def test_what_changed_around_the_code_is_named() -> None:
     base = session(tpot_ms=1).model_copy(update={"options": {"dtype": "float32"}, "machine": {"power": "300 W"}})
     head = on({"torch": "2.14.0"}, tpot_ms=1).model_copy(
-        update={"target": "opt", "options": {"dtype": "bfloat16", "threads": 2}, "commit": "0ff1ce", "dirty": True}
+        update={
+            "target": "opt",
+            "options": {"dtype": "bfloat16", "threads": 2},
+            "machine": {"power": "250 W"},
+            "commit": "0ff1ce",
+            "dirty": True,
+        }
     )
     assert since(Baseline([base]), head) == [
         "target gpt2 → opt",
         "dtype float32 → bfloat16",
         "threads none → 2",
         "torch 2.13.0 → 2.14.0",
-        "power 300 W → none",
+        "power 300 W → 250 W",
         "commit c0ffee → 0ff1ce with changes",
     ]
     assert since(Baseline([base]), base) == []
     assert since(Baseline(), head) == []
+
+
+@pytest.mark.parametrize("known", [{}, {"power": "300 W"}])
+def test_what_only_one_side_knows_of_the_machine_has_not_changed(known: dict[str, str]) -> None:
+    less = session(tpot_ms=1).model_copy(update={"machine": known})
+    more = less.model_copy(update={"machine": {"power": "300 W", "ECC": "on"}})
+    assert since(Baseline([less]), more) == since(Baseline([more]), less) == []
 
 
 def test_another_build_of_the_same_version_counts_the_same() -> None:

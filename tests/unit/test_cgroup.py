@@ -44,6 +44,8 @@ def cgroup(tmp_path, monkeypatch):
         ({"a/other/cpu.max": "100000 100000\n"}, math.inf),
         ({"../cpu.max": "100000 100000\n"}, math.inf),
         ({"a/b/cpu.max": "unreadable\n"}, math.inf),
+        ({"a/b/cpu.max": "much 100000\n"}, math.inf),
+        ({"a/b/cpu.max": "100000 0\n"}, math.inf),
         ({}, math.inf),
     ],
 )
@@ -74,7 +76,7 @@ def test_where_both_forms_are_mounted_the_lesser_quota_counts(cgroup):
     assert cgroup("4:cpu,cpuacct:/x\n0::/x\n", **files) == 1.0
 
 
-@pytest.mark.parametrize("own", [None, "", "0::/\n"])
+@pytest.mark.parametrize("own", [None, "", "0::/\n", "\n", "what?\n", "0:/\n"])
 def test_a_system_without_control_groups_sets_no_quota(cgroup, own):
     assert cgroup(own) == math.inf
 

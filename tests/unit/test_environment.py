@@ -438,10 +438,10 @@ def test_a_machine_without_git_has_no_commit(repository, monkeypatch):
 
 
 @pytest.mark.gpu
-def test_a_real_gpu_has_a_key_and_a_power_limit():
+def test_a_real_gpu_has_a_key_and_what_its_machine_is_set_to():
     assert environment_module.hardware("cuda:0").startswith("cuda-nvidia-")
     assert environment_module.hardware("cuda:0").endswith("-x1")
-    assert set(environment_module.machine("cuda:0")) <= {"power limit"}
+    assert set(environment_module.machine("cuda:0")) <= {"power limit", "ECC"}
 
 
 def test_a_git_hook_that_pytest_is_run_from_names_no_other_commit(repository, tmp_path, monkeypatch):

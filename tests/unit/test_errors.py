@@ -86,3 +86,15 @@ def test_errors_that_are_each_others_cause_are_forgotten_once() -> None:
     one, other = TargetError("one"), TargetError("other")
     one.__cause__, other.__cause__ = other, one
     forget_frames(one)
+
+
+def test_errors_that_do_not_compare_are_forgotten_too() -> None:
+    class Numbered(Exception):
+        value = 3
+
+        def __eq__(self, other: object) -> bool:
+            return self.value == other.value  # type: ignore[attr-defined]  # as NVMLError does
+
+    error = TargetError("it ran out of memory")
+    error.__context__ = Numbered()
+    forget_frames(error)

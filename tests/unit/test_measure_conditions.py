@@ -7,6 +7,7 @@ import time
 from collections import namedtuple
 from contextlib import AbstractContextManager
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import psutil
 import pynvml
@@ -162,6 +163,15 @@ def test_the_clock_of_the_processors_is_told_from_begin_to_end(monkeypatch: pyte
     assert watch.seen.mhz == (1500.0, 2000.0)
     monkeypatch.setattr(psutil, "cpu_freq", lambda: pytest.fail("each processor is asked once more"))
     assert watch.unseen == ()
+
+
+@pytest.mark.parametrize(
+    "error", [OSError, ValueError("invalid literal: '<unknown>'"), IndexError, NotImplementedError]
+)
+def test_a_clock_that_cannot_be_read_is_unknown(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    machine = Machine(monkeypatch)
+    monkeypatch.setattr(psutil, "cpu_freq", Mock(side_effect=error))
+    assert machine.spend(10).mhz == Unknown("this system does not tell it")
 
 
 @pytest.mark.parametrize("mhz", [None, 0.0])
@@ -354,6 +364,23 @@ def test_memory_errors_count_from_when_the_watch_began(monkeypatch: pytest.Monke
         gpus.machine.passes(1)
         assert watch.look() == ""
     assert watch.seen.gpus[0].memory_errors == 3
+
+
+def test_what_was_seen_once_stays_seen_where_nvml_then_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = FakeGpu(reasons=0x40)
+    gpus = Gpus(monkeypatch, gpu)
+    with gpus.watch() as watch:
+        gpu.memory_errors += 3
+        gpus.machine.passes(1)
+        watch.look()
+        gpus.nvml.refused = dict.fromkeys(
+            ("nvmlDeviceGetCurrentClocksThrottleReasons", "nvmlDeviceGetTotalEccErrors"), pynvml.NVML_ERROR_GPU_IS_LOST
+        )
+        gpus.machine.passes(1)
+        watch.look()
+    seen = watch.seen.gpus[0]
+    assert (seen.slowed, seen.memory_errors) == (("its temperature",), 3)
+    assert seen.capped == Unknown("NVML: GPU is lost")
 
 
 def test_of_a_slice_the_clocks_are_those_of_its_gpu_and_the_processes_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,6 +43,12 @@ def test_a_meter_that_refuses_leaves_it_unknown(readings: list[float | Unknown])
     assert metered(lambda: lasting(1.0), lambda: next(told))().energy == REFUSED
 
 
+def test_a_counter_that_begins_anew_leaves_it_unknown() -> None:
+    readings = iter([500.0, 3.0])
+    energy = metered(lambda: lasting(1.0), lambda: next(readings))().energy
+    assert energy == Unknown("the GPU's energy counter began anew meanwhile", by_chance=True)
+
+
 def test_long_rounds_keep_their_own() -> None:
     rounds = [lasting(2.0, 10.0), lasting(1.0, 30.0)]
     assert evened(rounds) == rounds

@@ -135,3 +135,32 @@ def test_where_cuda_runs_already_nothing_is_started_and_who_it_is_stays_unknown(
     device_of("cuda")
     assert fake.calls == []
     assert nvml.own_pid() == Unknown("CUDA had been started before anyone looked who it is that starts it")
+
+
+def test_what_nvml_told_stands_where_it_cannot_be_shut_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeNvml([FakeGpu(processes={OTHER: 5})], {"nvmlShutdown": pynvml.NVML_ERROR_GPU_IS_LOST})
+    fake.install(monkeypatch)
+    assert nvml.process_bytes([OTHER], "it") == 5
+    with pytest.raises(KeyboardInterrupt), nvml.opened():
+        raise KeyboardInterrupt
+
+
+def test_a_driver_too_old_to_list_processes_leaves_them_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    FakeNvml([FakeGpu()]).install(monkeypatch)
+
+    def lists(gpu: FakeGpu) -> None:
+        raise pynvml.NVMLLibraryMismatchError("Unversioned function called")
+
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetComputeRunningProcesses", lists)
+    with nvml.opened() as library:
+        unknown = nvml.Gpu(library, library.nvmlDeviceGetHandleByIndex(0)).users()
+    assert isinstance(unknown, Unknown)
+    assert unknown.reason.endswith("has no nvmlDeviceGetComputeRunningProcesses")
+    assert isinstance(nvml.process_bytes([OTHER], "it"), Unknown)
+
+
+@pytest.mark.parametrize("nothing_seen", [pynvml.NVML_SUCCESS, pynvml.NVML_ERROR_NOT_FOUND])
+def test_where_nothing_was_seen_to_run_nobody_worked(monkeypatch: pytest.MonkeyPatch, nothing_seen: int) -> None:
+    FakeNvml([FakeGpu()], {"nvmlDeviceGetProcessUtilization": nothing_seen}).install(monkeypatch)
+    with nvml.opened() as library:
+        assert nvml.Gpu(library, library.nvmlDeviceGetHandleByIndex(0)).work(0.0) == {}

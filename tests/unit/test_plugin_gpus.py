@@ -129,6 +129,12 @@ def test_a_gpu_has_one_name_in_all_workers_and_several_have_one_order(
     assert names_of("cuda:0,1") == ["3", "5"]
 
 
+@pytest.mark.parametrize("told", ["1,1", "1,+0"])
+def test_no_gpu_is_named_twice_whatever_cuda_makes_of_the_variable(monkeypatch: pytest.MonkeyPatch, told: str) -> None:
+    monkeypatch.setenv(VISIBLE, told)
+    assert names_of("cuda:0,1") == ["1"]  # a lock taken twice would wait for itself
+
+
 @pytest.mark.parametrize("told", [None, "", "-1"])
 def test_a_gpu_of_which_the_variable_says_nothing_goes_by_its_number(
     monkeypatch: pytest.MonkeyPatch, told: str | None

@@ -252,3 +252,12 @@ def test_what_makes_no_sense_is_told_and_ends_nothing(tmp_path: Path) -> None:
     (limit,) = basis.limits
     odd = dataclasses.replace(basis, limits=(dataclasses.replace(limit, operator="is"),))
     assert differences(result, odd) == [f"{KEY}: what its verdicts rest on makes no sense: KeyError: 'is'"]
+
+
+def test_a_report_from_before_a_metric_comes_to_the_same_verdicts(tmp_path: Path) -> None:
+    found, by = limited(tpot_ms < 10), gate(tmp_path)
+    result, basis = judge(found, by), basis_of(found, by)
+    samples = {name: value for name, value in basis.measurement.samples.items() if name != "energy_j_per_token"}
+    older = dataclasses.replace(basis, measurement=dataclasses.replace(basis.measurement, samples=samples))
+    assert len(samples) == len(basis.measurement.samples) - 1
+    assert differences(result, older) == []

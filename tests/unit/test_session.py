@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import json
+import threading
+import time
 import weakref
 from collections import namedtuple
 from contextlib import contextmanager
@@ -506,6 +508,8 @@ def test_marks_go_before_options_in_effort(defaults, keywords, rounds, threads):
         (Defaults(), {}, "auto", None),
         (Defaults(device="cpu", dtype="bfloat16"), {}, "cpu", "bfloat16"),
         (Defaults(device="cuda", dtype="bfloat16"), {"device": "cpu", "dtype": "fp16"}, "cpu", "float16"),
+        (Defaults(device="cpu"), {"gpus": 2}, "cuda", None),
+        (Defaults(device="cuda:1"), {"gpus": 2}, "cuda:1", None),
     ],
 )
 def test_marks_go_before_options_in_loading(defaults, keywords, device, dtype):
@@ -523,6 +527,30 @@ def test_a_smoke_run_takes_one_round_and_judges_nothing():
     result = llm.results()[0]
     assert result.verdict is None
     assert rows(result)["ttft_ms", "median"].limit == "< 0.0001"
+
+
+def test_threads_of_a_test_measure_one_after_the_other():
+    session, inside = Session(Defaults(smoke=True)), []
+    together = threading.Barrier(3, timeout=30)
+
+    def tokens(ids, count):
+        inside.append("begins")
+        for token in range(count):
+            time.sleep(0.01)
+            yield token
+        inside.append("ends")
+
+    def measure(key):
+        llm = llm_of(session, ((), {"model": stream(tokens)}), key=key)
+        together.wait()
+        llm.measure()
+
+    threads = [threading.Thread(target=measure, args=(f"test_chat.py::test_{name}",)) for name in "abc"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert inside == ["begins", "ends"] * 3
 
 
 def test_what_was_measured_on_is_recorded(session):

@@ -291,8 +291,17 @@ def test_running_out_of_memory_is_an_error_that_names_the_workload(error):
         serve(target, Workload(prompt_tokens=4, output_tokens=6, batch_size=2))
 
 
-def test_the_cpu_allocators_own_error_is_running_out_of_memory_too():
-    error = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+@pytest.mark.parametrize(
+    "words",
+    [
+        "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes",
+        "CUDA error: out of memory\nSearch for `cudaErrorMemoryAllocation` in its documentation",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "MPS backend out of memory (MPS allocated: 18.08 GB, max allowed: 18.13 GB)",
+    ],
+)
+def test_what_has_no_error_class_of_its_own_is_running_out_of_memory_too(words):
+    error = RuntimeError(words)
     with pytest.raises(TargetError, match="ran out of memory"):
         serve(resolve(Plain(error=error)).load(CPU), Workload())
 

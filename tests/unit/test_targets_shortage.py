@@ -107,6 +107,23 @@ def test_a_model_without_attention_has_no_cache_by_this_rule():
     assert [line.partition(":")[0] for line in shortage.of_target(MAMBA.load(CPU), Workload())] == ["weights"]
 
 
+@pytest.mark.parametrize("listed", ["num_attention_heads", "num_key_value_heads"])
+def test_a_model_whose_layers_differ_has_no_cache_by_this_rule(listed: str) -> None:
+    numbers = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 2, "hidden_size": 32}
+    config = SimpleNamespace(**{**numbers, listed: [4, 2]})
+    target = FakeTarget(FakeClock(), model=SimpleNamespace(config=config))
+    assert list(shortage.of_target(target, Workload())) == ["weights: 100.0 MiB"]
+
+
+def test_memory_that_cannot_be_read_takes_no_errors_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    def rooms(self: Cpu) -> None:
+        raise RuntimeError("CUDA error: out of memory\nSearch for it")
+
+    monkeypatch.setattr(Cpu, "rooms", rooms)
+    told = list(shortage.of_device(Cpu(), torch.OutOfMemoryError("Tried to allocate 2.00 GiB.")))
+    assert told == ["cpu: unknown, CUDA error: out of memory", "what failed: an allocation of 2.00 GiB"]
+
+
 def test_the_length_of_a_text_is_not_known_beforehand():
     assert len(list(shortage.of_target(GPT2.load(CPU), Workload(prompt="Once")))) == 1
 
