@@ -66,12 +66,15 @@ class Watch(Unwatched):
         self._shared = shared
         self._stretches: list[tuple[float, Conditions]] = []
         self._again = 0
+        self._in_the_end: tuple[Gpu, ...] = ()
         self._mhz = _mhz()
         self._before, self._since = _Account.now(), time.time()
 
     def look(self, *, ended: bool = False) -> str | None:
         wall = time.monotonic() - self._before.wall
         if ranks.agreed(wall < SHORTEST_S):
+            if ended:  # how they stand can be told at any moment
+                self._in_the_end = tuple(gpu.look(self._shared or _TOO_SHORT) for gpu in self._gpus)
             return None
         foreign = [self._shared or gpu.foreign(self._since) for gpu in self._gpus]
         if None in foreign and wall < COUNTED_S and not ended:
@@ -92,7 +95,8 @@ class Watch(Unwatched):
     def seen(self) -> Conditions:
         if not self._stretches:
             foreign = self._shared or _TOO_SHORT
-            return Conditions(foreign, _TOO_SHORT, self._before.processors, _TOO_SHORT, again=self._again)
+            known = Conditions(foreign, _TOO_SHORT, self._before.processors, _TOO_SHORT)
+            return replace(known, gpus=self._in_the_end, again=self._again)
         return replace(_over(self._stretches), mhz=_all([self._mhz, _mhz()], _span), again=self._again)
 
     @property
@@ -185,12 +189,12 @@ class WatchedGpu:
 
 _POWER_CAP = 0x4
 _SLOWED = {
-    0x8: "its hardware",
     0x20: "its temperature, as the driver found",
     0x40: "its temperature",
     0x80: "a power brake from outside",
 }
-"""NVML's clocks event reasons. Neither idleness, nor clocks that someone has set, nor its own power limit disturb."""
+"""NVML's clocks event reasons. Neither idleness, nor clocks that someone has set, nor its own power limit disturb; the
+general slowdown of its hardware (8) is told of every change of clocks, and with one of these where it is meant."""
 
 
 def _shown(library: Any, name: str) -> nvml.Gpu | Unknown:

@@ -249,9 +249,10 @@ def test_clocks_and_heat_are_told_as_extremes_over_what_counts(monkeypatch: pyte
         (0x1, ""),
         (0x2, ""),
         (0x4, ""),
-        (0x8, "cuda:0 was slowed down by its hardware"),
+        (0x8, ""),
         (0x20, "cuda:0 was slowed down by its temperature, as the driver found"),
-        (0x48, "cuda:0 was slowed down by its hardware and its temperature"),
+        (0x48, "cuda:0 was slowed down by its temperature"),
+        (0xC0, "cuda:0 was slowed down by its temperature and a power brake from outside"),
         (0x80, "cuda:0 was slowed down by a power brake from outside"),
         (0x100, ""),
     ],
@@ -263,6 +264,16 @@ def test_clocks_held_down_from_outside_disturb(monkeypatch: pytest.MonkeyPatch, 
         assert watch.look() == told
     assert watch.seen.disturbance(1) == told
     assert watch.seen.gpus[0].capped is (reasons == 0x4)
+
+
+def test_of_rounds_too_short_to_tell_anything_else_the_clocks_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus = Gpus(monkeypatch, FakeGpu(reasons=0x40, processes={5: 1}))
+    with gpus.watch() as watch:
+        gpus.machine.passes(0.1)
+        assert watch.look(ended=True) is None
+        assert watch.seen.disturbance(1) == "cuda:0 was slowed down by its temperature"
+    assert watch.seen.foreign == Unknown("too short a time to tell")
+    assert watch.unseen == ()
 
 
 def test_every_gpu_of_the_model_is_watched_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -374,7 +385,12 @@ def test_what_was_seen_once_stays_seen_where_nvml_then_refuses(monkeypatch: pyte
         gpus.machine.passes(1)
         watch.look()
         gpus.nvml.refused = dict.fromkeys(
-            ("nvmlDeviceGetCurrentClocksThrottleReasons", "nvmlDeviceGetTotalEccErrors"), pynvml.NVML_ERROR_GPU_IS_LOST
+            (
+                "nvmlDeviceGetCurrentClocksEventReasons",
+                "nvmlDeviceGetCurrentClocksThrottleReasons",
+                "nvmlDeviceGetTotalEccErrors",
+            ),
+            pynvml.NVML_ERROR_GPU_IS_LOST,
         )
         gpus.machine.passes(1)
         watch.look()
