@@ -130,62 +130,75 @@ def measure(
         progress: told each stage in a few words.
         watch: over the machine.
     """
-    remote = target if isinstance(target, Served) else None
-    if remote is not None:
-        load = _RUNNING
     target = of_all_ranks(target)
     target.begin()
     file = trace and trace()  # its folder is made before any time goes into measuring
     upcoming = requests(target, workload)
+    prefills = requests(target, dataclasses.replace(workload, output_tokens=1), _FIRST_PREFILL)
     serve = with_room(server(target, workload, upcoming, clock), make_room)
-    told = ranks.shared(clock)
+    serving = Serving(target, workload, effort, upcoming, prefills, serve, (), ranks.shared(clock), progress, watch)
     with torch_threads(effort.threads):
-        if effort.smoke:
-            rounds, warm, memory, counts, conditions = [serve()], [], Memory(), Counts(), Conditions()
-            leaking = ""
-        else:
-            progress("warming up")
-            with peak_rss() as rss:
-                warm = warm_up(serve, effort, told)
-            if watch.look(ended=True) is not None:
-                watch.forget()
-            prefills = requests(target, dataclasses.replace(workload, output_tokens=1), _FIRST_PREFILL)
-            compiled = compilations()
-            rounds = taken(Serving(target, workload, effort, upcoming, prefills, serve, warm, told, progress, watch))
-            compiled = compilations() - compiled
-            watch.look(ended=True)
-            conditions = conditions_of(ranks.gathered(watch.seen))
-            leaking = leak_note(rounds, target.device)
-            if remote is not None:
-                memory, counts = served.passes(remote)
-            else:
-                passes = _Passes(target, workload, effort, rounds[-1], clock, progress)
-                memory = dataclasses.replace(passes.memory(next(upcoming)), peak_rss=rss.value)
-                counts = passes.counts(memory, compiled, file)
-                memory = summed(ranks.gathered(memory))
-    notes = (_slowed(), leaking) if remote is None else served.notes(remote, rounds)
-    without_trace = untraced(file, counts.prefill.ops) if file is not None else ""
-    fresh = not isinstance(load, Unknown)
+        found = _Found([serve()]) if effort.smoke else _in_full(serving, taken, clock, file)
+    if isinstance(target, Served):
+        load = _RUNNING
+    of_times = served.notes(target, found.rounds) if isinstance(target, Served) else (_slowed(),)
+    of_trace = untraced(file, found.counts.prefill.ops) if file is not None else ""
     seen = metrics.summarize(
         Measurement(
             target=target.id,
-            workload=_as_served(workload, rounds),
-            rounds=tuple(rounds),
-            memory=memory,
-            counts=counts,
+            workload=_as_served(workload, found.rounds),
+            rounds=tuple(found.rounds),
+            memory=found.memory,
+            counts=found.counts,
             load=load,
-            cold=(*warm, *rounds)[0].traces[0] if fresh else Measurement.cold,
+            cold=Measurement.cold if isinstance(load, Unknown) else (*found.warm, *found.rounds)[0].traces[0],
             environment=environment,
-            conditions=conditions,
+            conditions=found.conditions,
             objectives=tuple(objectives),
             price_per_hour=price_per_hour,
-            notes=tuple(filter(None, (*notes, *watch.unseen, without_trace))),
+            notes=tuple(filter(None, (*of_times, found.leaking, *watch.unseen, of_trace))),
         )
     )
-    if effort.smoke or remote is not None:
+    if effort.smoke or isinstance(target, Served):
         return seen
     with torch_threads(effort.threads):
         return under_ceilings(seen, target, clock)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What rounds, and the passes apart from them, have brought."""
+
+    rounds: Sequence[Round]
+    warm: Sequence[Round] = ()
+    memory: Memory = Memory()
+    counts: Counts = Counts()
+    conditions: Conditions = Conditions()
+    leaking: str = ""
+
+
+def _in_full(serving: Serving, taken: Callable[[Serving], list[Round]], clock: Clock, trace: Path | None) -> _Found:
+    """Warm up, take the timed rounds, look at memory, count."""
+    target, effort, watch = serving.target, serving.effort, serving.watch
+    serving.progress("warming up")
+    with peak_rss() as rss:
+        warm = warm_up(serving.serve, effort, serving.clock)
+    if watch.look(ended=True) is not None:
+        watch.forget()
+    compiled = compilations()
+    rounds = taken(dataclasses.replace(serving, warm=warm))
+    compiled = compilations() - compiled
+    watch.look(ended=True)
+    conditions = conditions_of(ranks.gathered(watch.seen))
+    leaking = leak_note(rounds, target.device)
+    if isinstance(target, Served):
+        memory, counts = served.passes(target)
+    else:
+        passes = _Passes(target, serving.workload, effort, rounds[-1], clock, serving.progress)
+        own = dataclasses.replace(passes.memory(next(serving.upcoming)), peak_rss=rss.value)
+        counts = passes.counts(own, compiled, trace)
+        memory = summed(ranks.gathered(own))
+    return _Found(rounds, warm, memory, counts, conditions, leaking)
 
 
 @dataclass(frozen=True)

@@ -559,8 +559,11 @@ GRAPHS = {**STATIC, "compile_config": CompileConfig(mode="reduce-overhead", full
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-@pytest.mark.parametrize("load", [{}, STATIC, GRAPHS], ids=["dynamic cache", "static cache", "CUDA graphs"])
+@pytest.mark.parametrize(
+    ("dtype", "load"),
+    [("bfloat16", {}), ("float16", {}), ("bfloat16", STATIC), ("bfloat16", GRAPHS)],
+    ids=["bfloat16", "float16", "static cache", "CUDA graphs"],
+)
 def test_on_a_real_gpu_each_token_has_an_event_however_it_is_decoded(dtype, load):
     target = resolve("random:llama?num_hidden_layers=2&hidden_size=256&intermediate_size=512&vocab_size=1000").load(
         LoadOptions(device="cuda", dtype=dtype, load=load)
