@@ -6,7 +6,6 @@ import pytest
 
 from tests.plugin.duets import ENGINE, HEAD, Project, Ran
 
-pytestmark = pytest.mark.xdist_group("one run")
 OK, FAILED = pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED
 QUIET = ("INCONCLUSIVE", "OK", "IMPROVED")
 """What fails no run; without a calibration one pair proves nothing."""

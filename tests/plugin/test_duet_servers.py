@@ -8,10 +8,7 @@ import pytest
 
 from tests.plugin.duets import INI, Project
 
-pytestmark = [
-    pytest.mark.xdist_group("one run"),
-    pytest.mark.skipif(os.name != "posix", reason="servers are started on POSIX"),
-]
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="servers are started on POSIX")
 SERVE = '''\
 """A server of OpenAI's completions API, as fast as the engine beside it."""
 import json, sys, time
