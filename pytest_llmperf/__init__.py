@@ -136,15 +136,14 @@ def __getattr__(name: str) -> Any:
 
     if name in _HOMES:
         return getattr(importlib.import_module(f"pytest_llmperf.{_HOMES[name]}"), name)
-    limits = importlib.import_module("pytest_llmperf.limits")
-    if name in limits.EXPRESSIONS:
-        return limits.EXPRESSIONS[name]
-    from pytest_llmperf.errors import nearest
+    if name in __all__:  # all others are metrics
+        return importlib.import_module("pytest_llmperf.limits").EXPRESSIONS[name]
+    if importlib.util.find_spec(f"pytest_llmperf.{name}") is None:  # else `from … import` asks here for a submodule
+        from pytest_llmperf.errors import nearest
 
-    near = nearest(name, __all__)
-    if near is not None and importlib.util.find_spec(f"pytest_llmperf.{name}") is None:
-        # `from … import` turns an AttributeError into its own text, and the hint would be lost.
-        raise ImportError(f"cannot import name {name!r} from 'pytest_llmperf'; did you mean {near!r}?", name=name)
+        if (near := nearest(name, __all__)) is not None:
+            # `from … import` turns an AttributeError into its own text, and the hint would be lost.
+            raise ImportError(f"cannot import name {name!r} from 'pytest_llmperf'; did you mean {near!r}?", name=name)
     raise AttributeError(f"module 'pytest_llmperf' has no attribute {name!r}")
 
 

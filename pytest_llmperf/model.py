@@ -532,7 +532,7 @@ class Conditions:
         foreign: cores' worth of processor time that other processes took.
         stolen: cores' worth that the hypervisor gave to other machines.
         processors: that the machine shows.
-        withheld: cores' worth that this process's container withheld, its quota used up.
+        withheld: cores' worth that this process's container withheld, its quota used up by others, too.
         mhz: of the processors, on the average.
         gpus: those that hold the model.
         again: rounds that do not count, since something disturbed the machine meanwhile, and were taken again.

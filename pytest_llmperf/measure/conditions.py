@@ -316,9 +316,13 @@ class _Account:
         wall = end.wall - self.wall
         foreign = max(0.0, (end.busy - self.busy) - (end.own - self.own)) / wall
         stolen, withheld = max(0.0, end.stolen - self.stolen) / wall, max(0.0, end.withheld - self.withheld) / wall
+        if withheld and (end.own - self.own) / wall >= _ALL_OF_IT * cgroup.quota():
+            withheld = 0.0  # what the code itself uses up is no disturbance of it
         return Conditions(foreign, stolen, self.processors, withheld)
 
 
+_ALL_OF_IT = 0.9
+"""Share of a quota that a process uses which uses it up by itself."""
 SHORTEST_S = 0.2
 """The kernel counts in hundredths of a second; below this the share would be rounding."""
 COUNTED_S = 1.0

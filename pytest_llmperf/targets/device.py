@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pytest_llmperf import ranks
-from pytest_llmperf.errors import DeviceMissingError
+from pytest_llmperf.errors import DeviceMissingError, OutOfMemoryTargetError
 from pytest_llmperf.model import Unknown
 from pytest_llmperf.names import check_gpus, device_name, gpu_indices
 from pytest_llmperf.nvml import recognise
@@ -337,6 +337,7 @@ def device_of(name: str, gpus: int | None = None) -> Device:
 
     Raises:
         DeviceMissingError: it is not on this machine, or has fewer GPUs.
+        OutOfMemoryTargetError: other processes have taken all of its memory.
         UsageError: it is no GPU, and some were asked for.
     """
     import torch
@@ -366,7 +367,14 @@ def device_of(name: str, gpus: int | None = None) -> Device:
     in_order = [own, *(other for other in range(count) if other != own)]
     device = Cuda([f"cuda:{each}" for each in sorted(in_order[: gpus or 1])])
     if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch has no types here
-        recognise(own, device.synchronize)
+        try:
+            recognise(own, device.synchronize)
+        except RuntimeError as error:
+            if "out of memory" not in str(error):
+                raise
+            raise OutOfMemoryTargetError(
+                f"{device.name} has not even memory for CUDA's own context: other processes hold it"
+            ) from error
     return device
 
 

@@ -154,6 +154,18 @@ def test_a_containers_quota_that_is_used_up_disturbs(monkeypatch: pytest.MonkeyP
     assert watch.seen.withheld == pytest.approx(0.4)
 
 
+@pytest.mark.parametrize(("own", "told"), [(4.0, "the container's quota withheld 0.4 cores"), (4.9, "")])
+def test_a_quota_that_this_process_uses_up_by_itself_does_not(
+    monkeypatch: pytest.MonkeyPatch, own: float, told: str
+) -> None:
+    machine = Machine(monkeypatch)
+    monkeypatch.setattr(cgroup, "quota", lambda: 0.5)
+    watch = Watch()
+    machine.passes(10, own=own, user=own)
+    machine.withheld += 4.0
+    assert watch.look() == told
+
+
 def test_the_clock_of_the_processors_is_told_from_begin_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(monkeypatch)
     watch = Watch()

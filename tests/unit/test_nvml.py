@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from pytest_llmperf import nvml
+from pytest_llmperf.errors import OutOfMemoryTargetError
 from pytest_llmperf.model import Unknown
 from pytest_llmperf.targets.device import device_of
 from tests.gpus import FakeGpu, FakeNvml
@@ -164,3 +165,20 @@ def test_where_nothing_was_seen_to_run_nobody_worked(monkeypatch: pytest.MonkeyP
     FakeNvml([FakeGpu()], {"nvmlDeviceGetProcessUtilization": nothing_seen}).install(monkeypatch)
     with nvml.opened() as library:
         assert nvml.Gpu(library, library.nvmlDeviceGetHandleByIndex(0)).work(0.0) == {}
+
+
+@pytest.mark.parametrize(
+    ("said", "raised"),
+    [("CUDA error: out of memory", OutOfMemoryTargetError), ("CUDA error: an illegal memory access", RuntimeError)],
+)
+def test_a_gpu_that_others_have_filled_is_told_as_that(
+    monkeypatch: pytest.MonkeyPatch, cuda: list[str], said: str, raised: type[Exception]
+) -> None:
+    FakeNvml([FakeGpu("GPU-a")]).install(monkeypatch)
+
+    def fails(name: str) -> None:
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(torch.cuda, "synchronize", fails)
+    with pytest.raises(raised, match=f"cuda:1 has not even memory|{said}"):
+        device_of("cuda:1")
